@@ -1,0 +1,62 @@
+# Everything a person or CI runs. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HARNESS := $(BIN)/python -m tests.harness
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: requirements/dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.PHONY: venv
+venv: $(VENV)/.installed ## Make the virtual environment from the lock file
+
+.PHONY: lock
+lock: venv ## Resolve the dependencies anew
+	$(BIN)/pip install --quiet uv
+	for extra in dev operator gateway; do \
+	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --python-version 3.11 --universal \
+	    --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet \
+	    --output-file requirements/$$extra.lock || exit 1; done
+
+.PHONY: generate
+generate: venv ## Write the CRD and the chart's copy of it from the types
+	$(BIN)/python -m modelserving_api.crd > crds/modelserving.yaml
+	cp crds/modelserving.yaml charts/modelserving/crds/modelserving.yaml
+
+.PHONY: check
+check: venv ## Format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: test-unit
+test-unit: venv ## The tests that need no cluster (seconds)
+	$(BIN)/pytest tests/unit
+
+.PHONY: test
+test: check ## All of the tests; makes the cluster, and fails if it cannot
+	$(HARNESS) up
+	$(BIN)/pytest tests
+
+.PHONY: demo
+demo: venv ## From a bare machine to three models answering; leaves everything up
+	$(HARNESS) demo
+
+.PHONY: down
+down: venv ## Take the cluster down
+	$(HARNESS) down
+
+.PHONY: bench-swap
+bench-swap: venv ## Our swap against the same two Deployments scaled by hand
+	$(BIN)/python -m benchmarks.swap

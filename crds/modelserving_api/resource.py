@@ -1,0 +1,87 @@
+"""A whole ModelServing as it comes from the API server, parsed or refused with named fields.
+
+Parsing only: where the object came from and what is done with it is none of this module's business.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelserving_api.spec import ModelServingSpec
+from modelserving_api.status import ModelServingStatus
+
+
+class InvalidSpecError(ValueError):
+    """The spec breaks the contract; each problem names its field."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+class ModelServing(BaseModel):
+    """A resource whose spec holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    spec: ModelServingSpec
+    status: ModelServingStatus
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "ModelServing":
+        """Parse an object of the API. Raises InvalidSpecError, naming every field at fault."""
+        metadata = body.get("metadata") or {}
+        return cls(
+            name=metadata.get("name", ""),
+            namespace=metadata.get("namespace", ""),
+            uid=metadata.get("uid", ""),
+            generation=metadata.get("generation", 0),
+            resource_version=metadata.get("resourceVersion", ""),
+            deleting="deletionTimestamp" in metadata,
+            spec=parse_spec(body.get("spec") or {}),
+            status=parse_status(body.get("status")),
+        )
+
+
+def parse_spec(raw: Mapping[str, Any]) -> ModelServingSpec:
+    """Parse `spec`. Raises InvalidSpecError, naming every field at fault."""
+    try:
+        spec = ModelServingSpec.model_validate(raw)
+    except ValidationError as error:
+        raise InvalidSpecError(
+            [f"{_path(each['loc'])}: {_message(each)}" for each in error.errors()]
+        ) from None
+    problems = [f"{_path(('spec', path))}: {message}" for path, message in spec.problems()]
+    if problems:
+        raise InvalidSpecError(problems)
+    return spec
+
+
+def parse_status(raw: Mapping[str, Any] | None) -> ModelServingStatus:
+    """Parse `status`; one that no operator of this version wrote counts as empty."""
+    try:
+        return ModelServingStatus.model_validate(raw or {})
+    except ValidationError:
+        return ModelServingStatus()
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    path = "" if location and location[0] == "spec" else "spec"
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".")
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown field"
+    if error["type"] == "missing":
+        return "required"
+    return str(error["msg"])

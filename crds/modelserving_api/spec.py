@@ -1,0 +1,470 @@
+"""What a person may declare: the types of `spec`, with their bounds, defaults and CEL rules.
+
+Each rule across fields stands here twice, side by side: as CEL for API servers that know it,
+and in `problems` for the operator, which meets servers that do not. No behaviour lives here.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import ConfigDict, Field, StringConstraints
+
+from modelserving_api.quantities import parse_quantity
+from modelserving_api.types import (
+    LIST_ATOMIC,
+    LIST_SET,
+    AbsolutePath,
+    LongText,
+    ModelAlias,
+    ModelName,
+    ObjectName,
+    Quantity,
+    Seconds,
+    ShortText,
+    SpecType,
+    celrule,
+    list_map,
+)
+
+_ONE_VOLUME = "set exactly one of hostPath, persistentVolumeClaim, configMap, secret, emptyDir"
+_ONE_SOURCE = "set exactly one of hostPath, persistentVolumeClaim, hub"
+
+
+class Toleration(SpecType):
+    """A toleration of the engine's Pods, as in core/v1."""
+
+    key: ShortText | None = None
+    operator: Annotated[str, StringConstraints(pattern="^(Exists|Equal)$")] | None = None
+    value: ShortText | None = None
+    effect: (
+        Annotated[str, StringConstraints(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")]
+        | None
+    ) = None
+    toleration_seconds: Seconds | None = None
+
+
+class Node(SpecType):
+    """The GPU node that serves: how its Pods get there and what its card holds."""
+
+    node_selector: dict[str, ShortText] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="Labels of the GPU node.",
+    )
+    tolerations: list[Toleration] = Field(
+        default_factory=list, max_length=16, json_schema_extra=LIST_ATOMIC
+    )
+    runtime_class_name: ObjectName | None = Field(
+        default=None, description="RuntimeClass of the engine's Pods, often nvidia."
+    )
+    gpu_memory: Quantity = Field(description="What the card has, for example 24Gi.")
+    gpu_resource_name: ShortText = Field(
+        default="nvidia.com/gpu",
+        description="The extended resource of which an engine asks for exactly one.",
+    )
+
+
+class SecretKeyRef(SpecType):
+    """One key of a Secret in the ModelServing's namespace."""
+
+    name: ObjectName
+    key: ShortText
+
+
+class EnvValueFrom(SpecType):
+    """Where an environment variable's value is kept."""
+
+    secret_key_ref: SecretKeyRef
+
+
+class EnvVar(SpecType):
+    """An environment variable of the engine."""
+
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", min_length=1, max_length=253)
+    ]
+    value: LongText | None = None
+    value_from: EnvValueFrom | None = None
+
+
+class Resources(SpecType):
+    """Requests and limits of the engine's container; the GPU is added by the operator."""
+
+    requests: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
+    limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
+
+
+class HostPathVolume(SpecType):
+    """A directory of the node."""
+
+    path: AbsolutePath
+
+
+class PersistentVolumeClaimVolume(SpecType):
+    """A claim in the ModelServing's namespace."""
+
+    claim_name: ObjectName
+
+
+class NamedSource(SpecType):
+    """A ConfigMap or Secret by name."""
+
+    name: ObjectName
+
+
+class EmptyDirVolume(SpecType):
+    """A directory that lives as long as the Pod."""
+
+    size_limit: Quantity | None = None
+
+
+class Volume(SpecType):
+    """A volume of the engine's Pod, of the kinds an engine has a use for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                celrule(
+                    "[has(self.hostPath), has(self.persistentVolumeClaim), has(self.configMap),"
+                    " has(self.secret), has(self.emptyDir)].filter(kind, kind).size() == 1",
+                    _ONE_VOLUME,
+                )
+            ]
+        }
+    )
+
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
+    ]
+    host_path: HostPathVolume | None = None
+    persistent_volume_claim: PersistentVolumeClaimVolume | None = None
+    config_map: NamedSource | None = None
+    secret: NamedSource | None = None
+    empty_dir: EmptyDirVolume | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field path, message) for what the schema cannot say."""
+        kinds = (
+            self.host_path,
+            self.persistent_volume_claim,
+            self.config_map,
+            self.secret,
+            self.empty_dir,
+        )
+        if sum(kind is not None for kind in kinds) != 1:
+            yield (
+                "",
+                _ONE_VOLUME,
+            )
+
+
+class VolumeMount(SpecType):
+    """Where a volume of `volumes` appears in the engine's container."""
+
+    name: ShortText
+    mount_path: AbsolutePath
+    sub_path: ShortText | None = None
+    read_only: bool = False
+
+
+class Probes(SpecType):
+    """How often kubelet asks the engine. The startup budget is the model's loadTimeoutSeconds."""
+
+    startup_period_seconds: Annotated[int, Field(ge=1, le=60)] = Field(
+        default=1, description="A loading engine answers nothing, so asking often costs nothing."
+    )
+    readiness_period_seconds: Annotated[int, Field(ge=1, le=60)] = 1
+    liveness_period_seconds: Annotated[int, Field(ge=1, le=300)] = 10
+    liveness_failure_threshold: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=6, description="A busy engine may answer late; a minute of silence is a dead one."
+    )
+
+
+EngineArgs = Annotated[list[LongText], Field(max_length=64, json_schema_extra=LIST_ATOMIC)]
+EngineEnv = Annotated[list[EnvVar], Field(max_length=64, json_schema_extra=list_map("name"))]
+
+
+class Engine(SpecType):
+    """Defaults for the engine of every model."""
+
+    image: ShortText = Field(min_length=1, description="For example vllm/vllm-openai:v0.32.0.")
+    image_pull_policy: (
+        Annotated[str, StringConstraints(pattern="^(Always|IfNotPresent|Never)$")] | None
+    ) = None
+    image_pull_secrets: list[NamedSource] = Field(
+        default_factory=list, max_length=8, json_schema_extra=list_map("name")
+    )
+    command: EngineArgs = Field(
+        default_factory=list,
+        description="Replaces the image's entrypoint. vLLM must be PID 1 to get SIGTERM.",
+    )
+    args: EngineArgs = Field(
+        default_factory=list, description="vLLM options, after those that the operator sets."
+    )
+    env: EngineEnv = Field(default_factory=list)
+    resources: Resources = Field(default_factory=Resources)
+    volumes: list[Volume] = Field(
+        default_factory=list, max_length=16, json_schema_extra=list_map("name")
+    )
+    volume_mounts: list[VolumeMount] = Field(
+        default_factory=list, max_length=16, json_schema_extra=list_map("mountPath")
+    )
+    shared_memory_size: Quantity = Field(
+        default="2Gi", description="Size of /dev/shm, which vLLM's processes talk through."
+    )
+    run_as_user: Annotated[int, Field(ge=1, le=2_147_483_647)] = Field(
+        default=2000, description="The engine's user and group; never root."
+    )
+    probes: Probes = Field(default_factory=Probes)
+    shutdown_timeout_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
+        default=30, description="vLLM's --shutdown-timeout: how long it finishes what runs."
+    )
+
+
+class EngineOverrides(SpecType):
+    """What one model does differently: set values replace, args and env are added."""
+
+    image: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
+    command: EngineArgs = Field(default_factory=list)
+    args: EngineArgs = Field(default_factory=list)
+    env: EngineEnv = Field(default_factory=list)
+    resources: Resources | None = None
+
+
+class WeightsHostPath(SpecType):
+    """Weights on the node's disk. Only below /mnt/models: a path is a way into the node."""
+
+    path: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^/mnt/models(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$", min_length=1, max_length=253
+        ),
+    ]
+
+
+class WeightsClaim(SpecType):
+    """Weights on a PersistentVolumeClaim."""
+
+    claim_name: ObjectName
+    sub_path: (
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
+                max_length=253,
+            ),
+        ]
+        | None
+    ) = None
+
+
+class WeightsHub(SpecType):
+    """Weights that the engine fetches by itself when it loads."""
+
+    id: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=253
+        ),
+    ]
+    revision: ShortText | None = None
+
+
+class Source(SpecType):
+    """Where a model's weights are: exactly one of the three."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                celrule(
+                    "[has(self.hostPath), has(self.persistentVolumeClaim), has(self.hub)]"
+                    ".filter(kind, kind).size() == 1",
+                    _ONE_SOURCE,
+                )
+            ]
+        }
+    )
+
+    host_path: WeightsHostPath | None = None
+    persistent_volume_claim: WeightsClaim | None = None
+    hub: WeightsHub | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field path, message) for what the schema cannot say."""
+        kinds = (self.host_path, self.persistent_volume_claim, self.hub)
+        if sum(kind is not None for kind in kinds) != 1:
+            yield "", _ONE_SOURCE
+
+
+class Model(SpecType):
+    """One model that the GPU can hold by itself."""
+
+    name: ModelName = Field(description="What clients put into `model`, and vLLM's served name.")
+    aliases: list[ModelAlias] = Field(
+        default_factory=list,
+        max_length=8,
+        json_schema_extra=LIST_SET,
+        description="Other names that clients may use.",
+    )
+    source: Source
+    gpu_memory: Quantity = Field(description="What the model needs on the card, for example 7Gi.")
+    engine: EngineOverrides = Field(default_factory=EngineOverrides)
+    load_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        default=600,
+        description="From the Pod being created until the engine must answer. Ten minutes let a"
+        " cold page cache and a first compilation pass.",
+    )
+
+
+class Demand(SpecType):
+    """Requests that one gateway holds for one model."""
+
+    name: ShortText
+    waiting: Annotated[int, Field(ge=0, le=1_000_000)]
+    since: datetime = Field(description="When the oldest of them arrived, by the gateway's clock.")
+
+
+class RequestEntry(SpecType):
+    """The demand that one gateway Pod publishes, written by its own field manager."""
+
+    requester: ObjectName
+    renew_time: datetime = Field(
+        description="Changed by the gateway while demand lasts. The operator ignores an entry that"
+        " it has not seen change in time."
+    )
+    models: list[Demand] = Field(
+        default_factory=list, max_length=64, json_schema_extra=list_map("name")
+    )
+
+
+class Strategy(StrEnum):
+    """How the GPU is handed over."""
+
+    RECREATE = "Recreate"
+
+
+class IdleAction(StrEnum):
+    """What happens when nobody has asked for anything for `afterSeconds`."""
+
+    KEEP = "Keep"
+    RETURN_TO_DEFAULT = "ReturnToDefault"
+    SCALE_TO_ZERO = "ScaleToZero"
+
+
+class Idle(SpecType):
+    """What an idle GPU does."""
+
+    action: IdleAction = IdleAction.KEEP
+    after_seconds: Annotated[int, Field(ge=1, le=604_800)] = 600
+
+
+class Swap(SpecType):
+    """When to swap, and how long each step may take."""
+
+    strategy: Strategy = Strategy.RECREATE
+    drain_timeout_seconds: Annotated[int, Field(ge=0, le=3600)] = Field(
+        default=60, description="How long running requests may go on once a swap has begun."
+    )
+    min_residency_seconds: Seconds = Field(
+        default=30, description="How long a busy model stays before another may take its place."
+    )
+    max_wait_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        default=120,
+        description="How long requests for another model wait for a busy one before it is drained.",
+    )
+    idle: Idle = Field(default_factory=Idle)
+
+
+MAX_MODELS: Final = 32
+
+_UNKNOWN_DEFAULT = "defaultModel must be the name of one of models"
+_UNKNOWN_ACTIVE = "activeModel must be the name of one of models"
+_TOO_BIG = "gpuMemory of a model must not exceed node.gpuMemory"
+_AMBIGUOUS_ALIAS = "an alias must differ from every model's name and every other alias"
+
+
+class ModelServingSpec(SpecType):
+    """Several models, one GPU."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                celrule(
+                    "!has(self.defaultModel)"
+                    " || self.models.exists(model, model.name == self.defaultModel)",
+                    _UNKNOWN_DEFAULT,
+                ),
+                celrule(
+                    "!has(self.activeModel)"
+                    " || self.models.exists(model, model.name == self.activeModel)",
+                    _UNKNOWN_ACTIVE,
+                ),
+                celrule(
+                    "self.models.all(model,"
+                    " quantity(model.gpuMemory).compareTo(quantity(self.node.gpuMemory)) <= 0)",
+                    _TOO_BIG,
+                ),
+                celrule(
+                    "self.models.all(model, !has(model.aliases) || model.aliases.all(alias,"
+                    " self.models.all(other, other.name != alias && (other.name == model.name"
+                    " || !has(other.aliases) || !(alias in other.aliases)))))",
+                    _AMBIGUOUS_ALIAS,
+                ),
+            ]
+        }
+    )
+
+    node: Node
+    engine: Engine
+    models: list[Model] = Field(
+        min_length=1, max_length=MAX_MODELS, json_schema_extra=list_map("name")
+    )
+    default_model: ModelName | None = Field(
+        default=None,
+        description="What serves when nobody has asked for anything else. Unset: nothing is"
+        " loaded until somebody asks.",
+    )
+    active_model: ModelName | None = Field(
+        default=None, description="A person's pin: while set, it alone decides."
+    )
+    requests: list[RequestEntry] = Field(
+        default_factory=list,
+        max_length=64,
+        json_schema_extra=list_map("requester"),
+        description="The gateways' demand; not for people, and not for Git.",
+    )
+    swap: Swap = Field(default_factory=Swap)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field path below spec, message) for each rule that the schema cannot say."""
+        yield from self._problems_of_names()
+        card = parse_quantity(self.node.gpu_memory)
+        for index, model in enumerate(self.models):
+            if parse_quantity(model.gpu_memory) > card:
+                yield (
+                    f"models[{index}].gpuMemory",
+                    f"{_TOO_BIG}: {model.gpu_memory} is more than {self.node.gpu_memory}",
+                )
+            for _, message in model.source.problems():
+                yield f"models[{index}].source", message
+        for index, volume in enumerate(self.engine.volumes):
+            for _, message in volume.problems():
+                yield f"engine.volumes[{index}]", message
+
+    def _problems_of_names(self) -> Iterator[tuple[str, str]]:
+        names = [model.name for model in self.models]
+        if self.default_model is not None and self.default_model not in names:
+            yield "defaultModel", f"{_UNKNOWN_DEFAULT}: {self.default_model}"
+        if self.active_model is not None and self.active_model not in names:
+            yield "activeModel", f"{_UNKNOWN_ACTIVE}: {self.active_model}"
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield f"models[{index}].name", f"duplicate name {name}"
+        taken = set(names)
+        for index, model in enumerate(self.models):
+            for position, alias in enumerate(model.aliases):
+                if alias in taken:
+                    yield f"models[{index}].aliases[{position}]", f"{_AMBIGUOUS_ALIAS}: {alias}"
+                taken.add(alias)
