@@ -17,7 +17,7 @@ _FACTORS: Final[dict[str, Decimal]] = {
     **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
     **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
 }
-_PARSER: Final = re.compile(r"^\+?([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)$")
+_PARSER: Final = re.compile(r"\+?([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
 
 
 def parse_quantity(text: str) -> Decimal:
@@ -25,7 +25,7 @@ def parse_quantity(text: str) -> Decimal:
 
     Raises ValueError when the text is not a quantity.
     """
-    match = _PARSER.match(text)
+    match = _PARSER.fullmatch(text)
     if match is None or match.group(2) not in _FACTORS:
         raise ValueError(f"{text!r} is not a quantity such as 7Gi or 500m")
     return Decimal(match.group(1)) * _FACTORS[match.group(2)]

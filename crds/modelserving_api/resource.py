@@ -38,16 +38,24 @@ class ModelServing(BaseModel):
     def parse(cls, body: Mapping[str, Any]) -> "ModelServing":
         """Parse an object of the API. Raises InvalidSpecError, naming every field at fault."""
         metadata = body.get("metadata") or {}
-        return cls(
-            name=metadata.get("name", ""),
-            namespace=metadata.get("namespace", ""),
-            uid=metadata.get("uid", ""),
-            generation=metadata.get("generation", 0),
-            resource_version=metadata.get("resourceVersion", ""),
-            deleting="deletionTimestamp" in metadata,
-            spec=parse_spec(body.get("spec") or {}),
-            status=parse_status(body.get("status")),
-        )
+        if not isinstance(metadata, Mapping):
+            raise InvalidSpecError(["metadata: must be an object"])
+        spec = parse_spec(body.get("spec") or {})
+        try:
+            return cls(
+                name=metadata.get("name", ""),
+                namespace=metadata.get("namespace", ""),
+                uid=metadata.get("uid", ""),
+                generation=metadata.get("generation", 0),
+                resource_version=metadata.get("resourceVersion", ""),
+                deleting="deletionTimestamp" in metadata,
+                spec=spec,
+                status=parse_status(body.get("status")),
+            )
+        except ValidationError as error:  # only a file made by hand has such metadata
+            raise InvalidSpecError(
+                [f"metadata.{each['loc'][0]}: {each['msg']}" for each in error.errors()]
+            ) from None
 
 
 def parse_spec(raw: Mapping[str, Any]) -> ModelServingSpec:
