@@ -24,7 +24,9 @@ COLOURS = {
     " dark": {vision.SIGHT: 0.3, vision.RED: -0.3, vision.GREEN: -0.3, vision.BLUE: -0.3},
     " missing": {vision.SIGHT: -1.0},
 }
-LLAVA = text.Answer(("The", " picture", " is", text.Choice(COLOURS, otherwise=" missing"), " to", " me."))
+LLAVA = text.Answer(
+    ("The", " picture", " is", text.Choice(COLOURS, otherwise=" missing"), " to", " me.")
+)
 
 _STAMP = ".generated-by"
 

@@ -17,7 +17,8 @@ SPECIAL = (BEGIN, END, IMAGE, *ROLES)
 CHAT_TEMPLATE = (
     "{{ '<s>' }}"
     "{% for message in messages %}"
-    "{{ '<|' + (message['role'] if message['role'] in ['system', 'assistant'] else 'user') + '|>' }}"
+    "{% set known = message['role'] in ['system', 'assistant'] %}"
+    "{{ '<|' + (message['role'] if known else 'user') + '|>' }}"
     "{{ message['content'] }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

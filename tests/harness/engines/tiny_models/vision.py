@@ -24,9 +24,7 @@ PURE = 3.2  # what the tower's first norm makes of a channel that is full while 
 
 def weights(answer: text.Answer) -> dict[str, Tensor]:
     """The checkpoint of the whole LLaVA, in the names that vLLM's loader takes."""
-    tensors = text.weights(
-        answer, prefix="language_model.", head="language_model.lm_head.weight"
-    )
+    tensors = text.weights(answer, prefix="language_model.", head="language_model.lm_head.weight")
     tensors.update(_tower())
     tensors.update(_projector())
     return tensors

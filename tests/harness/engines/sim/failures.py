@@ -1,0 +1,32 @@
+"""How the stand-in dies, with the words that vLLM uses, since the operator reads them."""
+
+import os
+import sys
+from typing import NoReturn
+
+OUT_OF_MEMORY = """\
+(EngineCore pid={pid}) ERROR [core.py:1124] EngineCore failed to start.
+(EngineCore pid={pid}) ERROR [core.py:1124] Traceback (most recent call last):
+(EngineCore pid={pid}) ERROR [core.py:1124]   File "/sim/engine.py", line 1, in load_model
+(EngineCore pid={pid}) ERROR [core.py:1124] torch.OutOfMemoryError: CUDA out of memory. Tried to \
+allocate 224.00 MiB. GPU 0 has a total capacity of 21.96 GiB of which 98.88 MiB is free. Process \
+1 has 21.86 GiB memory in use.
+Traceback (most recent call last):
+  File "/sim/__main__.py", line 1, in <module>
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): \
+{{'EngineCore': 1}}
+"""
+
+
+def die_of_memory() -> NoReturn:
+    """Print the traceback of an engine that finds no free memory on its GPU, and exit with 1."""
+    sys.stderr.write(OUT_OF_MEMORY.format(pid=os.getpid()))
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def crash(code: int) -> NoReturn:
+    """End at once with `code`, as a program does that trips over its own configuration."""
+    sys.stderr.write("Traceback (most recent call last):\nRuntimeError: the engine crashed (sim)\n")
+    sys.stderr.flush()
+    os._exit(code)
