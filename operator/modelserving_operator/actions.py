@@ -1,0 +1,87 @@
+"""What the operator can do, as data: actions, events and the plan that holds them.
+
+Only types live here. Why an action is planned is in planning; how it is done is in reconciler.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from modelserving_api.names import Reason
+from modelserving_api.status import ModelServingStatus
+
+RESYNC_SECONDS: Final = 30.0
+"""A safety net under the watches, not what drives us."""
+
+
+@dataclass(frozen=True)
+class ApplyDeployment:
+    """Server-side apply a model's Deployment at 0 replicas."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class ApplyService:
+    """Server-side apply a model's Service."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class ScaleDown:
+    """Set a Deployment's replicas to 0, whatever its template says."""
+
+    deployment: str
+
+
+@dataclass(frozen=True)
+class ScaleUp:
+    """Apply a model's Deployment at 1 replica: the dangerous step, guarded by a fresh list."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete an object of a model that is no longer declared."""
+
+    kind: Literal["Deployment", "Service"]
+    name: str
+
+
+@dataclass(frozen=True)
+class RemoveRequest:
+    """Take a dead gateway's entry out of spec.requests."""
+
+    requester: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Ask the engine for one token."""
+
+    model: str
+    pod_uid: str
+    endpoint: str
+
+
+Action = ApplyDeployment | ApplyService | ScaleDown | ScaleUp | Delete | RemoveRequest | Probe
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A Kubernetes Event to be posted on the ModelServing."""
+
+    type: Literal["Normal", "Warning"]
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to write, do and say, and when to look again if nothing happens before."""
+
+    status: ModelServingStatus
+    actions: tuple[Action, ...] = ()
+    announcements: tuple[Announcement, ...] = ()
+    look_again_seconds: float = RESYNC_SECONDS

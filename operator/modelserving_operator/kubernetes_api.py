@@ -1,0 +1,208 @@
+"""The Kubernetes API as this operator uses it: plain objects in, plain objects out.
+
+The only module that talks to the API server besides kopf. It converts the client's errors once,
+into KubernetesApiError, and holds no policy.
+"""
+
+import json
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from modelserving_api.names import GROUP, PLURAL, SERVING_LABEL, VERSION
+
+FIELD_MANAGER: Final = "modelserving-operator"
+
+_TIMEOUT_SECONDS: Final = 10
+"""For one call. An API server that takes longer is in trouble, and we come back anyway."""
+
+_APPLY: Final = "application/apply-patch+yaml"
+_MERGE: Final = "application/merge-patch+json"
+_JSON_PATCH: Final = "application/json-patch+json"
+
+_PATHS: Final = {
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "Service": "/api/v1/namespaces/{namespace}/services",
+    "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "ModelServing": f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
+}
+
+KubernetesObject = dict[str, Any]
+
+
+class KubernetesApiError(Exception):
+    """A call to the API server failed. `status` is its HTTP status, 0 when there was none."""
+
+    def __init__(self, call: str, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(f"{call}: {status or 'no answer'}: {message}")
+
+
+class KubernetesApi:
+    """A connection to the API server, from the Pod's service account or a kubeconfig."""
+
+    def __init__(self, api_client: Any) -> None:
+        self._client = api_client
+
+    @classmethod
+    async def connect(cls) -> "KubernetesApi":
+        """Connect as the Pod does, or as KUBECONFIG says outside a cluster."""
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=configuration)
+        return cls(client.ApiClient(configuration))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._client.close()
+
+    async def serving(self, namespace: str, name: str) -> KubernetesObject | None:
+        """Return a ModelServing, or None when it is gone."""
+        try:
+            return await self._call("GET", "ModelServing", namespace, f"/{name}")
+        except KubernetesApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]:
+        """List the Deployments or Pods of a ModelServing, straight from the API server."""
+        query = {"labelSelector": f"{SERVING_LABEL}={serving}"}
+        listed = await self._call("GET", kind, namespace, query=query)
+        return list(listed["items"])
+
+    async def apply(self, manifest: KubernetesObject) -> None:
+        """Server-side apply; what someone else changed in our fields is taken back."""
+        metadata = manifest["metadata"]
+        await self._call(
+            "PATCH",
+            manifest["kind"],
+            metadata["namespace"],
+            f"/{metadata['name']}",
+            content_type=_APPLY,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            body=manifest,
+        )
+
+    async def scale_down(self, namespace: str, deployment: str) -> None:
+        """Set a Deployment's replicas to 0; one that is gone is down."""
+        await self._ignoring_absence(
+            "PATCH",
+            "Deployment",
+            namespace,
+            f"/{deployment}",
+            content_type=_MERGE,
+            query={"fieldManager": FIELD_MANAGER},
+            body={"spec": {"replicas": 0}},
+        )
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object; its Pods get their full grace."""
+        await self._ignoring_absence(
+            "DELETE", kind, namespace, f"/{name}", query={"propagationPolicy": "Background"}
+        )
+
+    async def write_status(self, namespace: str, name: str, status: KubernetesObject) -> None:
+        """Replace the status of a ModelServing; what is absent is removed."""
+        await self._ignoring_absence(
+            "PATCH",
+            "ModelServing",
+            namespace,
+            f"/{name}/status",
+            content_type=_APPLY,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            body={
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": "ModelServing",
+                "metadata": {"name": name, "namespace": namespace},
+                "status": status,
+            },
+        )
+
+    async def remove_request(self, serving: KubernetesObject, requester: str) -> None:
+        """Remove one gateway's entry, unless it changed since the ModelServing was read."""
+        entries = serving.get("spec", {}).get("requests", [])
+        index = next(
+            (i for i, entry in enumerate(entries) if entry.get("requester") == requester), None
+        )
+        if index is None:
+            return
+        metadata = serving["metadata"]
+        path = f"/spec/requests/{index}"
+        try:
+            await self._ignoring_absence(
+                "PATCH",
+                "ModelServing",
+                metadata["namespace"],
+                f"/{metadata['name']}",
+                content_type=_JSON_PATCH,
+                query={"fieldManager": FIELD_MANAGER},
+                body=[
+                    {"op": "test", "path": path, "value": entries[index]},
+                    {"op": "remove", "path": path},
+                ],
+            )
+        except KubernetesApiError as error:
+            # A failed test: the gateway is alive after all.
+            if error.status not in (409, 422):
+                raise
+
+    async def _ignoring_absence(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            await self._call(*args, **kwargs)
+        except KubernetesApiError as error:
+            if error.status != 404:
+                raise
+
+    async def _call(
+        self,
+        method: str,
+        kind: str,
+        namespace: str,
+        suffix: str = "",
+        *,
+        content_type: str | None = None,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+    ) -> KubernetesObject:
+        path = _PATHS[kind].format(namespace=namespace) + suffix
+        headers = {"Accept": "application/json"}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        call = f"{method} {path}"
+        try:
+            request = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
+            data = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubernetesApiError(call, 0, repr(error)) from error
+        if response.status >= 300:
+            raise KubernetesApiError(call, response.status, _message(data))
+        answer: KubernetesObject = json.loads(data)
+        return answer
+
+
+def _message(data: bytes) -> str:
+    """Return the message of a metav1.Status, or the start of whatever came instead."""
+    try:
+        return str(json.loads(data)["message"])
+    except (ValueError, KeyError, TypeError):
+        return data[:200].decode(errors="replace")

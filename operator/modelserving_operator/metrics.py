@@ -1,0 +1,95 @@
+"""The operator's Prometheus metrics, and how a change of status moves them.
+
+Every number a person may alert on is made here; nothing else of the operator knows Prometheus.
+"""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from modelserving_api.names import ConditionType
+from modelserving_api.status import ConditionStatus, LastSwap, ModelServingStatus, ModelState
+
+_SERVING: Final = ("namespace", "modelserving")
+
+_SWAP_BUCKETS: Final = (0.1, 0.5, 1, 2, 5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
+"""From a Pod on a warm node (seconds) to a first load of a large model (minutes)."""
+
+READY: Final = Gauge(
+    "modelserving_ready", "1 while the ModelServing has a model that answers.", _SERVING
+)
+MODEL_STATE: Final = Gauge(
+    "modelserving_model_state",
+    "1 for the state that a model is in, 0 for the others.",
+    (*_SERVING, "model", "state"),
+)
+WAITING: Final = Gauge(
+    "modelserving_requests_waiting",
+    "Requests that live gateways hold for a model.",
+    (*_SERVING, "model"),
+)
+SWAPS: Final = Counter(
+    "modelserving_swaps",
+    "Swaps that have ended.",
+    (*_SERVING, "from_model", "to_model", "outcome", "reason"),
+)
+SWAP_SECONDS: Final = Histogram(
+    "modelserving_swap_seconds",
+    "Duration of the parts of successful swaps; the part `total` is the whole.",
+    (*_SERVING, "to_model", "part"),
+    buckets=_SWAP_BUCKETS,
+)
+LOAD_FAILURES: Final = Counter(
+    "modelserving_load_failures", "Failed loads.", (*_SERVING, "model", "reason")
+)
+RECONCILE_SECONDS: Final = Histogram(
+    "modelserving_reconcile_seconds",
+    "Duration of one reconciliation.",
+    _SERVING,
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+RECONCILE_ERRORS: Final = Counter(
+    "modelserving_reconcile_errors", "Reconciliations that failed and were tried again.", _SERVING
+)
+STATUS_WRITES: Final = Counter(
+    "modelserving_status_writes", "Writes of a ModelServing's status.", _SERVING
+)
+
+
+def record(
+    namespace: str, name: str, before: ModelServingStatus, after: ModelServingStatus
+) -> None:
+    """Move the metrics by what changed between two statuses."""
+    ready = after.condition(ConditionType.READY)
+    READY.labels(namespace, name).set(ready is not None and ready.status is ConditionStatus.TRUE)
+    for model in after.models:
+        for state in ModelState:
+            MODEL_STATE.labels(namespace, name, model.name, state.value).set(model.state is state)
+        if model.failures > before.model(model.name).failures:
+            LOAD_FAILURES.labels(namespace, name, model.name, model.reason).inc()
+    for gone in {each.name for each in before.models} - {each.name for each in after.models}:
+        for state in ModelState:
+            MODEL_STATE.remove(namespace, name, gone, state.value)
+    ended = after.last_swap
+    if ended is not None and (before.last_swap is None or before.last_swap.id != ended.id):
+        _record_swap(namespace, name, ended)
+
+
+def forget(namespace: str, name: str) -> None:
+    """Drop the gauges of a ModelServing that is gone; counters stay, as counters do."""
+    for gauge in (READY, MODEL_STATE, WAITING):
+        gauge.remove_by_labels({"namespace": namespace, "modelserving": name})
+
+
+def _record_swap(namespace: str, name: str, ended: LastSwap) -> None:
+    to_model = ended.to_model or ""
+    SWAPS.labels(
+        namespace, name, ended.from_model or "", to_model, ended.outcome.value, ended.reason
+    ).inc()
+    if ended.outcome.value != "Succeeded":
+        return
+    SWAP_SECONDS.labels(namespace, name, to_model, "total").observe(ended.seconds)
+    for part, seconds in ended.parts.model_dump(exclude_none=True).items():
+        SWAP_SECONDS.labels(namespace, name, to_model, part.removesuffix("_seconds")).observe(
+            seconds
+        )

@@ -1,0 +1,49 @@
+"""The state of every declared model, as the status tells it.
+
+Pure: derived from the swap that is going on, the active model and what has failed.
+"""
+
+from typing import Any, Final
+
+from modelserving_api.names import Reason
+from modelserving_api.status import ModelServingStatus, ModelState, ModelStatus, SwapPhase
+from modelserving_operator import manifests
+from modelserving_operator.observation import Observation
+
+_HANDING_OVER: Final = (SwapPhase.DRAINING, SwapPhase.STOPPING)
+
+
+def model_states(seen: Observation, status: ModelServingStatus) -> list[ModelStatus]:
+    """Return the status of every declared model, in the order of the spec."""
+    return [
+        status.model(model.name).model_copy(
+            update=_state_of(
+                status,
+                model.name,
+                failed=_has_failed(
+                    status.model(model.name), manifests.spec_hash(seen.serving, model)
+                ),
+            )
+        )
+        for model in seen.serving.spec.models
+    ]
+
+
+def _has_failed(known: ModelStatus, spec_hash: str) -> bool:
+    """A model stays Failed until a load succeeds or its spec changes, not until time passes."""
+    return known.failures > 0 and known.failed_spec_hash == spec_hash
+
+
+def _state_of(status: ModelServingStatus, name: str, *, failed: bool) -> dict[str, Any]:
+    swap = status.current_swap
+    if status.active_model == name:
+        return {"state": ModelState.READY, "reason": Reason.SERVING, "message": ""}
+    if swap is not None and name in (swap.from_model, swap.to_model):
+        handing_over = swap.phase in _HANDING_OVER
+        if name == swap.from_model and handing_over and not failed:
+            return {"state": ModelState.DRAINING, "reason": swap.phase.value, "message": ""}
+        if name == swap.to_model:
+            return {"state": ModelState.STARTING, "reason": swap.phase.value, "message": ""}
+    if failed:
+        return {"state": ModelState.FAILED}
+    return {"state": ModelState.STOPPED, "reason": "", "message": ""}

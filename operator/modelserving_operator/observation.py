@@ -1,0 +1,191 @@
+"""What is seen of one ModelServing at one moment, as plain values.
+
+Parsing of what the API server sent, no judgement of it: that is in diagnosis, policy and planning.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from modelserving_api import ModelServing
+from modelserving_api.names import GROUP, MODEL_LABEL
+
+SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
+"""On Deployments, their Pods and Services: which version of the manifest they were made from."""
+
+_TERMINAL_PHASES: Final = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass(frozen=True)
+class DeploymentView:
+    """A Deployment of one model."""
+
+    name: str
+    model: str
+    replicas: int
+    spec_hash: str
+    settled: bool
+    """Its controller has seen the last change and counts no Pods beyond what is wanted."""
+    replica_failure: str = ""
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "DeploymentView":
+        """Read a Deployment as the API server sends it."""
+        metadata, spec = body["metadata"], body.get("spec", {})
+        status = body.get("status", {})
+        replicas = spec.get("replicas", 1)
+        observed = status.get("observedGeneration", 0) >= metadata.get("generation", 0)
+        failure = next(
+            (
+                condition.get("message", "")
+                for condition in status.get("conditions", [])
+                if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True"
+            ),
+            "",
+        )
+        return cls(
+            name=metadata["name"],
+            model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
+            replicas=replicas,
+            spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
+            settled=observed and status.get("replicas", 0) <= replicas,
+            replica_failure=failure,
+        )
+
+
+@dataclass(frozen=True)
+class ServiceView:
+    """A Service of one model."""
+
+    name: str
+    model: str
+    spec_hash: str
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "ServiceView":
+        """Read a Service as the API server sends it."""
+        metadata = body["metadata"]
+        return cls(
+            name=metadata["name"],
+            model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
+            spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
+        )
+
+
+@dataclass(frozen=True)
+class PodView:
+    """A Pod that runs, or ran, an engine."""
+
+    name: str
+    uid: str
+    model: str
+    spec_hash: str
+    phase: str
+    created: datetime
+    ip: str = ""
+    ready: bool = False
+    terminating: bool = False
+    scheduled: bool = False
+    unschedulable_message: str = ""
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    exit_code: int | None = None
+    exit_reason: str = ""
+    exit_message: str = ""
+
+    @property
+    def holds_gpu(self) -> bool:
+        """A Pod that is not terminal may have a process with GPU memory, Terminating included."""
+        return self.phase not in _TERMINAL_PHASES
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> "PodView":
+        """Read a Pod as the API server sends it."""
+        metadata, status = body["metadata"], body.get("status", {})
+        conditions = {each.get("type"): each for each in status.get("conditions", [])}
+        scheduled = conditions.get("PodScheduled", {})
+        container: Mapping[str, Any] = next(iter(status.get("containerStatuses", [])), {})
+        waiting = container.get("state", {}).get("waiting") or {}
+        ended = (
+            container.get("state", {}).get("terminated")
+            or container.get("lastState", {}).get("terminated")
+            or {}
+        )
+        return cls(
+            name=metadata["name"],
+            uid=metadata.get("uid", ""),
+            model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
+            spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
+            phase=status.get("phase", "Pending"),
+            created=datetime.fromisoformat(metadata["creationTimestamp"]),
+            ip=status.get("podIP", ""),
+            ready=conditions.get("Ready", {}).get("status") == "True",
+            terminating="deletionTimestamp" in metadata,
+            scheduled=scheduled.get("status") == "True",
+            unschedulable_message=(
+                scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else ""
+            ),
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            exit_code=ended.get("exitCode"),
+            exit_reason=ended.get("reason", ""),
+            exit_message=ended.get("message", ""),
+        )
+
+
+@dataclass(frozen=True)
+class EngineActivity:
+    """What an engine says it is doing, from vLLM's own metrics."""
+
+    running: int
+    waiting: int
+    finished: float
+    """Requests finished since the engine started; it tells work between two looks."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is in the engine now."""
+        return self.running + self.waiting > 0
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What became of one real completion of one token."""
+
+    pod_uid: str
+    ok: bool
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ModelDemand:
+    """Requests that wait for one model, over all live gateways."""
+
+    model: str
+    waiting: int
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything a plan is made from."""
+
+    serving: ModelServing
+    now: datetime
+    deployments: Mapping[str, DeploymentView] = field(default_factory=dict)
+    services: Mapping[str, ServiceView] = field(default_factory=dict)
+    pods: tuple[PodView, ...] = ()
+    demand: tuple[ModelDemand, ...] = ()
+    expired_requesters: tuple[str, ...] = ()
+    activity: EngineActivity | None = None
+    idle_since: datetime | None = None
+    """Since when the active engine is known to have had nothing to do; None: busy or unknown."""
+    probe: ProbeResult | None = None
+
+    def engine_pod(self, model: str) -> PodView | None:
+        """Return the Pod that serves or loads a model: its newest that is not on its way out."""
+        candidates = [
+            pod for pod in self.pods if pod.model == model and pod.holds_gpu and not pod.terminating
+        ]
+        return max(candidates, key=lambda pod: pod.created, default=None)

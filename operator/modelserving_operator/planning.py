@@ -1,0 +1,243 @@
+"""From what is seen to what is done next: the state machine of a swap, level by level.
+
+Pure: `plan` looks at one observation and returns the new status, the actions and the events. It
+never remembers anything: progress is in the status, so a restarted operator goes on where the last
+one stopped, and planning the same observation twice gives the same plan.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final
+
+from modelserving_api.names import Reason
+from modelserving_api.status import CurrentSwap, ModelServingStatus, SwapPhase
+from modelserving_operator import policy
+from modelserving_operator.actions import RESYNC_SECONDS, Action, Plan, Probe, ScaleDown, ScaleUp
+from modelserving_operator.conditions import Telling, with_conditions
+from modelserving_operator.diagnosis import Diagnosis, diagnose
+from modelserving_operator.model_states import model_states
+from modelserving_operator.observation import DeploymentView, Observation, PodView
+from modelserving_operator.standing import blocked, declared, lost, replicas, up_to_date
+from modelserving_operator.transitions import (
+    Turn,
+    begin,
+    drain_message,
+    endpoint_of,
+    facts,
+    fail,
+    finish,
+    leave,
+    supersede,
+)
+from modelserving_operator.upkeep import put_back, upkeep
+
+_DRAIN_POLL_SECONDS: Final = 0.1
+"""How often a draining engine is asked whether it is done: nothing else wakes us then."""
+
+_GATEWAYS_NOTICE: Final = timedelta(seconds=0.1)
+"""Until every gateway's watch has told it that the old model drains. What was sent just before is
+in the engine's counts by then; vLLM refuses what reaches it after SIGTERM."""
+
+_ACTIVE_POLL_SECONDS: Final = 5.0
+"""How often the active engine is looked at when nothing happens, so that we know since when it
+is idle, and a swap away from it need not wait to find out."""
+
+
+def plan(seen: Observation) -> Plan:
+    """Return what to do about this observation."""
+    swap = seen.serving.status.current_swap
+    turn = _rest(seen) if swap is None else _go_on(seen, swap)
+    status = turn.status.model_copy(
+        update={
+            "observed_generation": seen.serving.generation,
+            "models": model_states(seen, turn.status),
+        }
+    )
+    return Plan(
+        status=with_conditions(status, seen.serving, turn.telling, seen.now),
+        actions=(*upkeep(seen, turn.actions), *turn.actions),
+        announcements=turn.announcements,
+        look_again_seconds=turn.look_again_seconds,
+    )
+
+
+def engine_to_watch(seen: Observation) -> PodView | None:
+    """Return the Pod whose activity the next plan depends on: the active or the draining one."""
+    status = seen.serving.status
+    model = status.active_model
+    if status.current_swap is not None and status.current_swap.phase is SwapPhase.DRAINING:
+        model = status.current_swap.from_model
+    pod = seen.engine_pod(model) if model is not None else None
+    return pod if pod is not None and pod.ready else None
+
+
+def scale_up_is_safe(model: str, deployments: list[DeploymentView], pods: list[PodView]) -> bool:
+    """Judge a fresh list right before a scale-up (R1, R4): nobody else may hold the GPU."""
+    others_down = all(
+        each.replicas == 0 and each.settled for each in deployments if each.model != model
+    )
+    return others_down and not any(pod.holds_gpu for pod in pods)
+
+
+def _rest(seen: Observation) -> Turn:
+    """No swap is going on: is the active engine well, and should another one take its place?"""
+    status = seen.serving.status
+    active = status.active_model
+    if active is not None and declared(seen, active) is None:
+        return leave(seen, active, f"{active} is no longer declared")
+    if active is not None and lost(seen, active):
+        return begin(seen, active, active, Reason.ENGINE_LOST, f"the engine of {active} is gone")
+    if active is not None and not up_to_date(seen, active):
+        return begin(seen, active, active, Reason.SPEC_CHANGED, f"the spec of {active} changed")
+    decision = policy.decide(facts(seen, active))
+    if isinstance(decision, policy.SwapTo):
+        return begin(seen, active, decision.model, decision.reason, decision.message)
+    idle_look = _ACTIVE_POLL_SECONDS if active else RESYNC_SECONDS
+    return Turn(
+        status=_keep_endpoint(seen, status),
+        actions=put_back(seen, active),
+        look_again_seconds=min(decision.look_again_seconds or idle_look, idle_look),
+        telling=Telling(decision=decision.message),
+    )
+
+
+def _go_on(seen: Observation, swap: CurrentSwap) -> Turn:
+    """A swap is going on: is its goal still wanted, and what is its next step?"""
+    target = swap.to_model
+    if target is not None and declared(seen, target) is None:
+        return supersede(seen, swap, None, Reason.SPEC_CHANGED, f"{target} is no longer declared")
+    pin = seen.serving.spec.active_model
+    if pin is not None and pin != target and pin not in blocked(seen):
+        return supersede(
+            seen, swap, pin, Reason.PINNED, f"{pin} was pinned while {target} was being loaded"
+        )
+    if swap.phase is SwapPhase.DRAINING and not _drained(seen, swap):
+        return Turn(
+            status=seen.serving.status,
+            look_again_seconds=_DRAIN_POLL_SECONDS,
+            telling=Telling(progress=drain_message(seen, swap)),
+        )
+    return _stop(seen, swap)
+
+
+def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
+    """Scale down whatever must not run, and wait until no Pod can hold the GPU."""
+    target = swap.to_model
+    swap = swap.model_copy(update={"drained_time": swap.drained_time or seen.now})
+    holders = [each for each in seen.deployments.values() if _must_stop(seen, each, target)]
+    if holders:
+        return _in_phase(
+            seen,
+            swap.model_copy(update={"stopped_time": None, "scheduled_time": None}),
+            SwapPhase.STOPPING,
+            f"scaling down {_names(each.model for each in holders)}",
+            actions=tuple(ScaleDown(each.name) for each in holders),
+        )
+    running = target is not None and replicas(seen, target) > 0
+    in_the_way = [
+        pod for pod in seen.pods if pod.holds_gpu and not (running and pod.model == target)
+    ]
+    if in_the_way:
+        return _in_phase(
+            seen,
+            swap,
+            SwapPhase.STOPPING,
+            f"waiting for {_names(pod.name for pod in in_the_way)} to end",
+        )
+    swap = swap.model_copy(update={"stopped_time": swap.stopped_time or seen.now})
+    if target is None:
+        return finish(seen, swap, None)
+    if not running:
+        return _in_phase(
+            seen,
+            swap,
+            SwapPhase.SCHEDULING,
+            f"scaling up {target}",
+            actions=(ScaleUp(target),),
+        )
+    return _load(seen, swap, target)
+
+
+def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
+    """The target's Deployment is up: wait for its Pod, then for one real completion."""
+    pod = seen.engine_pod(target)
+    model = declared(seen, target)
+    assert model is not None  # noqa: S101 - _go_on superseded a swap to an undeclared model
+    started = swap.stopped_time or swap.started_time
+    timeout = timedelta(seconds=model.load_timeout_seconds)
+    finding = diagnose(pod, seen.deployments.get(target), timeout, started, seen.now)
+    if finding is not None and finding.fatal:
+        return fail(seen, swap, target, finding)
+    if pod is None or not pod.scheduled:
+        return _in_phase(seen, swap, SwapPhase.SCHEDULING, finding.message if finding else "")
+    swap = swap.model_copy(update={"scheduled_time": swap.scheduled_time or seen.now})
+    if finding is not None:
+        return _in_phase(seen, swap, SwapPhase.LOADING, finding.message)
+    swap = swap.model_copy(update={"loaded_time": swap.loaded_time or seen.now})
+    if seen.probe is None or seen.probe.pod_uid != pod.uid:
+        return _in_phase(
+            seen,
+            swap,
+            SwapPhase.PROBING,
+            f"asking {target} for one token",
+            actions=(Probe(target, pod.uid, endpoint_of(pod)),),
+        )
+    if not seen.probe.ok:
+        return fail(
+            seen, swap, target, Diagnosis(Reason.PROBE_FAILED, seen.probe.message, fatal=True)
+        )
+    return finish(seen, swap, pod)
+
+
+def _in_phase(
+    seen: Observation,
+    swap: CurrentSwap,
+    phase: SwapPhase,
+    message: str,
+    actions: tuple[Action, ...] = (),
+) -> Turn:
+    swap = swap.model_copy(update={"phase": phase})
+    return Turn(
+        status=seen.serving.status.model_copy(update={"current_swap": swap}),
+        actions=actions,
+        # Pods and Deployments wake us; this bounds the time-outs that no event announces.
+        look_again_seconds=_ACTIVE_POLL_SECONDS,
+        telling=Telling(progress=message),
+    )
+
+
+def _drained(seen: Observation, swap: CurrentSwap) -> bool:
+    """Return whether nothing of the old model is running any more, or its budget is spent."""
+    leaving = swap.from_model
+    if leaving is None or replicas(seen, leaving) == 0:
+        return True
+    pod = seen.engine_pod(leaving)
+    if pod is None or not pod.ready:
+        return True
+    if leaving == swap.to_model and up_to_date(seen, leaving):
+        return True
+    budget = timedelta(seconds=seen.serving.spec.swap.drain_timeout_seconds)
+    if seen.now - swap.started_time >= budget:
+        return True
+    if seen.now - swap.started_time < _GATEWAYS_NOTICE:
+        return False
+    # An engine that does not answer is not known to be idle: it gets its whole budget.
+    return seen.activity is not None and not seen.activity.busy
+
+
+def _must_stop(seen: Observation, view: DeploymentView, target: str | None) -> bool:
+    if view.replicas == 0:
+        return False
+    return view.model != target or not up_to_date(seen, view.model)
+
+
+def _keep_endpoint(seen: Observation, status: ModelServingStatus) -> ModelServingStatus:
+    """Follow a Pod that was replaced within one look."""
+    pod = seen.engine_pod(status.active_model) if status.active_model else None
+    if pod is None or status.endpoint == endpoint_of(pod):
+        return status
+    return status.model_copy(update={"endpoint": endpoint_of(pod)})
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names))) or "nothing"

@@ -1,0 +1,261 @@
+"""One turn of the loop for one ModelServing: observe, plan, act.
+
+No policy here: what to do is planning's, how to talk to the world is kubernetes_api's and
+engine_client's. What this module remembers between turns may be lost at any moment.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+import structlog
+
+from modelserving_api import InvalidSpecError, ModelServing
+from modelserving_api.resource import parse_status
+from modelserving_api.status import ModelServingStatus
+from modelserving_operator import conditions, manifests, metrics
+from modelserving_operator.actions import (
+    RESYNC_SECONDS,
+    Action,
+    Announcement,
+    ApplyDeployment,
+    ApplyService,
+    Delete,
+    Plan,
+    Probe,
+    RemoveRequest,
+    ScaleDown,
+    ScaleUp,
+)
+from modelserving_operator.activity import IdleTracker
+from modelserving_operator.demand import DemandLedger, aggregate
+from modelserving_operator.observation import (
+    DeploymentView,
+    EngineActivity,
+    Observation,
+    PodView,
+    ProbeResult,
+    ServiceView,
+)
+from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
+from modelserving_operator.standing import declared
+from modelserving_operator.transitions import endpoint_of
+
+_log = structlog.get_logger(__name__)
+
+_UNSAFE_PAUSE_SECONDS: Final = 0.25
+"""Until the next try of a scale-up that a fresh list did not allow."""
+
+KubernetesObject = dict[str, Any]
+
+
+class Api(Protocol):
+    """What the reconciler needs of the Kubernetes API."""
+
+    async def serving(self, namespace: str, name: str) -> KubernetesObject | None: ...
+    async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]: ...
+    async def apply(self, manifest: KubernetesObject) -> None: ...
+    async def scale_down(self, namespace: str, deployment: str) -> None: ...
+    async def delete(self, kind: str, namespace: str, name: str) -> None: ...
+    async def write_status(self, namespace: str, name: str, status: KubernetesObject) -> None: ...
+    async def remove_request(self, serving: KubernetesObject, requester: str) -> None: ...
+
+
+class Engines(Protocol):
+    """What the reconciler needs of the engines."""
+
+    async def activity(self, endpoint: str) -> EngineActivity | None: ...
+    async def probe(self, endpoint: str, model: str, pod_uid: str) -> ProbeResult: ...
+
+
+class Views(Protocol):
+    """The watched objects of one ModelServing, as the watches last told them."""
+
+    def deployments(self) -> Iterable[DeploymentView]: ...
+    def services(self) -> Iterable[ServiceView]: ...
+    def pods(self) -> Iterable[PodView]: ...
+
+
+Announce = Callable[[KubernetesObject, Announcement], None]
+
+
+@dataclass
+class Report:
+    """What the last turn saw and decided, for the status page."""
+
+    namespace: str
+    name: str
+    finished: float
+    """By the monotonic clock: it tells a stalled loop."""
+    status: ModelServingStatus = field(default_factory=ModelServingStatus)
+    demand: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass
+class _Memory:
+    ledger: DemandLedger
+    idle: IdleTracker = field(default_factory=IdleTracker)
+    probe: ProbeResult | None = None
+
+
+class Reconciler:
+    """Reconciles ModelServings, one turn at a time."""
+
+    def __init__(
+        self, api: Api, engines: Engines, announce: Announce, demand_expiry: timedelta
+    ) -> None:
+        self._api = api
+        self._engines = engines
+        self._announce = announce
+        self._demand_expiry = demand_expiry
+        self._memories: dict[str, _Memory] = {}
+        self.reports: dict[tuple[str, str], Report] = {}
+
+    async def turn(self, namespace: str, name: str, views: Views) -> float:
+        """Do one turn and return after how many seconds the next is due, if nothing happens."""
+        report = Report(namespace, name, time.monotonic())
+        started = time.perf_counter()
+        try:
+            return await self._turn(namespace, name, views, report)
+        except Exception as error:
+            report.error = str(error)
+            metrics.RECONCILE_ERRORS.labels(namespace, name).inc()
+            raise
+        finally:
+            report.finished = time.monotonic()
+            self.reports[namespace, name] = report
+            seconds = time.perf_counter() - started
+            metrics.RECONCILE_SECONDS.labels(namespace, name).observe(seconds)
+
+    def forget(self, namespace: str, name: str, uid: str) -> None:
+        """Let go of a ModelServing that is gone, or that this operator stops serving."""
+        self._memories.pop(uid, None)
+        self.reports.pop((namespace, name), None)
+        metrics.forget(namespace, name)
+
+    async def _turn(self, namespace: str, name: str, views: Views, report: Report) -> float:
+        body = await self._api.serving(namespace, name)
+        if body is None:
+            return RESYNC_SECONDS
+        now = datetime.now(UTC)
+        try:
+            serving = ModelServing.parse(body)
+        except InvalidSpecError as error:
+            return await self._refuse(body, error, now, report)
+        seen = await self._observe(serving, views, now)
+        report.demand = [
+            {"model": each.model, "waiting": each.waiting, "since": each.since.isoformat()}
+            for each in seen.demand
+        ]
+        for model in serving.spec.models:
+            waiting = sum(each.waiting for each in seen.demand if each.model == model.name)
+            metrics.WAITING.labels(namespace, name, model.name).set(waiting)
+        decided = plan(seen)
+        report.status = decided.status
+        return await self._carry_out(body, seen, decided)
+
+    async def _observe(self, serving: ModelServing, views: Views, now: datetime) -> Observation:
+        memory = self._memories.setdefault(serving.uid, _Memory(DemandLedger(self._demand_expiry)))
+        live, expired = memory.ledger.split(serving.spec.requests, now)
+        seen = Observation(
+            serving=serving,
+            now=now,
+            deployments={each.model: each for each in views.deployments()},
+            services={each.model: each for each in views.services()},
+            pods=tuple(views.pods()),
+            demand=aggregate(live, (model.name for model in serving.spec.models), now),
+            expired_requesters=tuple(expired),
+            probe=memory.probe,
+        )
+        pod = engine_to_watch(seen)
+        if pod is None:
+            return seen
+        activity = await self._engines.activity(endpoint_of(pod))
+        idle_since = memory.idle.update(pod.uid, activity, now)
+        return replace(seen, activity=activity, idle_since=idle_since)
+
+    async def _refuse(
+        self, body: KubernetesObject, error: InvalidSpecError, now: datetime, report: Report
+    ) -> float:
+        """Say what is wrong with the spec and touch nothing."""
+        metadata = body["metadata"]
+        before = parse_status(body.get("status"))
+        report.status = after = conditions.invalid(
+            before, error.problems, metadata.get("generation", 0), now
+        )
+        await self._write_status(metadata["namespace"], metadata["name"], before, after)
+        return RESYNC_SECONDS
+
+    async def _carry_out(self, body: KubernetesObject, seen: Observation, decided: Plan) -> float:
+        """Write the status first: an intent that is acted on must outlive us (R3)."""
+        serving = seen.serving
+        await self._write_status(serving.namespace, serving.name, serving.status, decided.status)
+        for announcement in decided.announcements:
+            _log.info(
+                announcement.message,
+                modelserving=f"{serving.namespace}/{serving.name}",
+                reason=announcement.reason.value,
+            )
+            self._announce(body, announcement)
+        pause = decided.look_again_seconds
+        for action in decided.actions:
+            pause = min(pause, await self._act(body, seen, action))
+        return pause
+
+    async def _write_status(
+        self, namespace: str, name: str, before: ModelServingStatus, after: ModelServingStatus
+    ) -> None:
+        if after == before:
+            return
+        await self._api.write_status(
+            namespace, name, after.model_dump(mode="json", by_alias=True, exclude_none=True)
+        )
+        metrics.STATUS_WRITES.labels(namespace, name).inc()
+        metrics.record(namespace, name, before, after)
+
+    async def _act(self, body: KubernetesObject, seen: Observation, action: Action) -> float:
+        """Carry out one action and return after how many seconds its effect should be looked at."""
+        serving = seen.serving
+        match action:
+            case ApplyDeployment(model):
+                await self._apply_deployment(seen, model, replicas=0)
+            case ApplyService(model):
+                declared_model = declared(seen, model)
+                if declared_model is not None:
+                    await self._api.apply(manifests.service(serving, declared_model))
+            case ScaleDown(deployment):
+                await self._api.scale_down(serving.namespace, deployment)
+            case ScaleUp(model):
+                return await self._scale_up(seen, model)
+            case Delete(kind, name):
+                await self._api.delete(kind, serving.namespace, name)
+            case RemoveRequest(requester):
+                await self._api.remove_request(body, requester)
+            case Probe(model, pod_uid, endpoint):
+                result = await self._engines.probe(endpoint, model, pod_uid)
+                self._memories[serving.uid].probe = result
+                return 0.0
+        return RESYNC_SECONDS
+
+    async def _scale_up(self, seen: Observation, model: str) -> float:
+        """Scale up only on a fresh list: what the watches told may be old by now (R4)."""
+        namespace, name = seen.serving.namespace, seen.serving.name
+        pods = await self._api.engines("Pod", namespace, name)
+        deployments = await self._api.engines("Deployment", namespace, name)
+        safe = scale_up_is_safe(
+            model,
+            [DeploymentView.parse(each) for each in deployments],
+            [PodView.parse(each) for each in pods],
+        )
+        if not safe:
+            return _UNSAFE_PAUSE_SECONDS
+        await self._apply_deployment(seen, model, replicas=1)
+        return RESYNC_SECONDS
+
+    async def _apply_deployment(self, seen: Observation, model: str, *, replicas: int) -> None:
+        declared_model = declared(seen, model)
+        if declared_model is not None:
+            await self._api.apply(manifests.deployment(seen.serving, declared_model, replicas))

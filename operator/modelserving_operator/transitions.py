@@ -1,0 +1,259 @@
+"""How a swap begins and how it ends: the transactions on the status.
+
+Pure: each takes an observation and returns a turn, which is a plan in the making.
+"""
+
+import itertools
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from modelserving_api.names import Reason
+from modelserving_api.status import (
+    CurrentSwap,
+    LastSwap,
+    ModelServingStatus,
+    ModelState,
+    ModelStatus,
+    SwapOutcome,
+    SwapParts,
+    SwapPhase,
+)
+from modelserving_operator import manifests, policy
+from modelserving_operator.actions import RESYNC_SECONDS, Action, Announcement
+from modelserving_operator.conditions import Telling
+from modelserving_operator.diagnosis import Diagnosis
+from modelserving_operator.observation import Observation, PodView
+from modelserving_operator.standing import blocked, declared, is_declared, with_status
+from modelserving_operator.upkeep import put_back
+
+_FIRST_RETRY: Final = timedelta(seconds=10)
+_LONGEST_RETRY: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A plan in the making; `telling` is what the conditions will say."""
+
+    status: ModelServingStatus
+    actions: tuple[Action, ...] = ()
+    announcements: tuple[Announcement, ...] = ()
+    look_again_seconds: float = RESYNC_SECONDS
+    telling: Telling = field(default_factory=Telling)
+
+
+def begin(
+    seen: Observation, leaving: str | None, target: str | None, reason: Reason, message: str
+) -> Turn:
+    """Record the intent first: gateways stop sending before anything is stopped (R3)."""
+    swap = CurrentSwap(
+        id=manifests.digest([seen.serving.uid, seen.now.isoformat(), target])[:8],
+        from_model=leaving,
+        to_model=target,
+        reason=reason,
+        message=message,
+        phase=SwapPhase.DRAINING,
+        started_time=seen.now,
+    )
+    status = seen.serving.status.model_copy(
+        update={
+            "active_model": None,
+            "active_since": None,
+            "endpoint": None,
+            "target_model": target,
+            "current_swap": swap,
+        }
+    )
+    announcement = Announcement(
+        "Normal", Reason.SWAP_STARTED, f"{_arrow(swap)} ({swap.id}): {message}"
+    )
+    return Turn(
+        status=status,
+        announcements=(announcement,),
+        look_again_seconds=0.0,
+        telling=Telling(progress=drain_message(seen, swap)),
+    )
+
+
+def leave(seen: Observation, leaving: str | None, why: str) -> Turn:
+    """Swap away from a model that must go, to whatever is wanted next, or to nothing."""
+    decision = policy.decide(facts(seen, None))
+    if isinstance(decision, policy.SwapTo):
+        return begin(seen, leaving, decision.model, decision.reason, f"{why}; {decision.message}")
+    return begin(seen, leaving, None, Reason.SPEC_CHANGED, why)
+
+
+def supersede(
+    seen: Observation, swap: CurrentSwap, target: str | None, reason: Reason, why: str
+) -> Turn:
+    ended = _ended(seen, swap, SwapOutcome.SUPERSEDED, why)
+    seen = with_status(seen, last_swap=ended)
+    if target is None:
+        turn = leave(seen, swap.from_model, why)
+    else:
+        turn = begin(seen, swap.from_model, target, reason, why)
+    told = Announcement("Normal", Reason.SWAP_SUPERSEDED, f"{_arrow(swap)} ({swap.id}): {why}")
+    return replace(turn, announcements=(told, *turn.announcements))
+
+
+def finish(seen: Observation, swap: CurrentSwap, pod: PodView | None) -> Turn:
+    ended = _ended(seen, swap, SwapOutcome.SUCCEEDED, swap.message)
+    status = seen.serving.status
+    changes: dict[str, Any] = {
+        "current_swap": None,
+        "target_model": None,
+        "last_swap": ended,
+        "swaps_succeeded": status.swaps_succeeded + 1,
+    }
+    if pod is not None and swap.to_model is not None and swap.stopped_time is not None:
+        changes |= {
+            "active_model": swap.to_model,
+            "active_since": seen.now,
+            "endpoint": endpoint_of(pod),
+            "models": _with_model(
+                status,
+                ModelStatus(
+                    name=swap.to_model,
+                    state=ModelState.READY,
+                    load_seconds=_seconds(swap.stopped_time, seen.now),
+                ),
+            ),
+        }
+    announcement = Announcement(
+        "Normal",
+        Reason.SWAP_FINISHED,
+        f"{_arrow(swap)} ({swap.id}) took {ended.seconds:.1f} s",
+    )
+    return Turn(
+        status=status.model_copy(update=changes),
+        announcements=(announcement,),
+        look_again_seconds=policy.BUSY_POLL_SECONDS,
+        telling=Telling(decision=swap.message),
+    )
+
+
+def fail(seen: Observation, swap: CurrentSwap, target: str, finding: Diagnosis) -> Turn:
+    """Say so, remember when to try again, and go to a model that works."""
+    status = seen.serving.status
+    model = declared(seen, target)
+    assert model is not None  # noqa: S101 - as in _load
+    failures = status.model(target).failures + 1
+    failed = ModelStatus(
+        name=target,
+        state=ModelState.FAILED,
+        reason=finding.reason,
+        message=finding.message,
+        load_seconds=status.model(target).load_seconds,
+        failures=failures,
+        next_retry_time=seen.now + retry_pause(failures),
+        failed_spec_hash=manifests.spec_hash(seen.serving, model),
+    )
+    told = Announcement(
+        "Warning",
+        Reason.SWAP_FAILED,
+        f"{_arrow(swap)} ({swap.id}): {finding.reason}: {finding.message}",
+    )
+    seen = with_status(
+        seen,
+        models=_with_model(status, failed),
+        last_swap=_ended(seen, swap, SwapOutcome.FAILED, f"{finding.reason}: {finding.message}"),
+        swaps_failed=status.swaps_failed + 1,
+        current_swap=None,
+        target_model=None,
+    )
+    decision = policy.decide(facts(seen, None, last_working=swap.from_model))
+    if isinstance(decision, policy.SwapTo):
+        turn = begin(seen, target, decision.model, decision.reason, decision.message)
+        return replace(turn, announcements=(told, *turn.announcements))
+    return Turn(
+        status=seen.serving.status,
+        actions=put_back(seen, None),
+        announcements=(told,),
+        look_again_seconds=decision.look_again_seconds or RESYNC_SECONDS,
+        telling=Telling(decision=decision.message),
+    )
+
+
+def retry_pause(failures: int) -> timedelta:
+    """Return how long a model rests after its n-th failed load in a row: doubling, bounded."""
+    doublings = min(max(failures - 1, 0), 16)
+    return min(_FIRST_RETRY * float(2**doublings), _LONGEST_RETRY)
+
+
+def facts(seen: Observation, active: str | None, last_working: str | None = None) -> policy.Facts:
+    spec, status = seen.serving.spec, seen.serving.status
+    last = status.last_swap
+    return policy.Facts(
+        now=seen.now,
+        swap=spec.swap,
+        active=active,
+        active_since=status.active_since,
+        idle_since=seen.idle_since,
+        pin=spec.active_model,
+        default=spec.default_model,
+        last_working=last_working if is_declared(seen, last_working) else None,
+        at_rest=(
+            last is not None
+            and last.to_model is None
+            and last.outcome is SwapOutcome.SUCCEEDED
+            and last.reason == Reason.IDLE
+        ),
+        demand=seen.demand,
+        blocked=blocked(seen),
+    )
+
+
+def drain_message(seen: Observation, swap: CurrentSwap) -> str:
+    budget = seen.serving.spec.swap.drain_timeout_seconds
+    return f"{swap.from_model or 'nothing'} finishes what it is running, for at most {budget} s"
+
+
+def endpoint_of(pod: PodView) -> str:
+    """Return the base URL of an engine: its Pod, since a Service lags behind a swap."""
+    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+    return f"http://{host}:{manifests.ENGINE_PORT}"
+
+
+def _ended(seen: Observation, swap: CurrentSwap, outcome: SwapOutcome, message: str) -> LastSwap:
+    marks = (
+        swap.started_time,
+        swap.drained_time,
+        swap.stopped_time,
+        swap.scheduled_time,
+        swap.loaded_time,
+        seen.now if swap.loaded_time else None,
+    )
+    drain, stop, schedule, load, probe = (
+        _seconds(begin, end) if begin is not None and end is not None else None
+        for begin, end in itertools.pairwise(marks)
+    )
+    return LastSwap(
+        id=swap.id,
+        from_model=swap.from_model,
+        to_model=swap.to_model,
+        reason=swap.reason,
+        message=message,
+        outcome=outcome,
+        started_time=swap.started_time,
+        finished_time=seen.now,
+        seconds=_seconds(swap.started_time, seen.now),
+        parts=SwapParts(
+            drain_seconds=drain,
+            stop_seconds=stop,
+            schedule_seconds=schedule,
+            load_seconds=load,
+            probe_seconds=probe,
+        ),
+    )
+
+
+def _with_model(status: ModelServingStatus, model: ModelStatus) -> list[ModelStatus]:
+    return [*(each for each in status.models if each.name != model.name), model]
+
+
+def _arrow(swap: CurrentSwap) -> str:
+    return f"{swap.from_model or 'nothing'} → {swap.to_model or 'nothing'}"
+
+
+def _seconds(begin: datetime, end: datetime) -> float:
+    return round(max((end - begin).total_seconds(), 0.0), 3)
