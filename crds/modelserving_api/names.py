@@ -57,6 +57,7 @@ class Reason(StrEnum):
     # Why a model failed to load
     IMAGE_PULL_FAILED = "ImagePullFailed"
     UNSCHEDULABLE = "Unschedulable"
+    CONTAINER_CONFIG_FAILED = "ContainerConfigFailed"
     CRASH_LOOP = "CrashLoop"
     OUT_OF_MEMORY = "OutOfMemory"
     LOAD_TIMEOUT = "LoadTimeout"

@@ -29,6 +29,8 @@ from modelserving_api.types import (
 )
 
 _ONE_VOLUME = "set exactly one of hostPath, persistentVolumeClaim, configMap, secret, emptyDir"
+_RESERVED_VOLUMES = ("shared-memory", "scratch", "weights")
+_RESERVED_VOLUME = "the volume names shared-memory, scratch and weights are the operator's"
 _ONE_SOURCE = "set exactly one of hostPath, persistentVolumeClaim, hub"
 
 
@@ -130,7 +132,10 @@ class Volume(SpecType):
                     "[has(self.hostPath), has(self.persistentVolumeClaim), has(self.configMap),"
                     " has(self.secret), has(self.emptyDir)].filter(kind, kind).size() == 1",
                     _ONE_VOLUME,
-                )
+                ),
+                celrule(
+                    "!(self.name in ['shared-memory', 'scratch', 'weights'])", _RESERVED_VOLUME
+                ),
             ]
         }
     )
@@ -154,10 +159,9 @@ class Volume(SpecType):
             self.empty_dir,
         )
         if sum(kind is not None for kind in kinds) != 1:
-            yield (
-                "",
-                _ONE_VOLUME,
-            )
+            yield "", _ONE_VOLUME
+        if self.name in _RESERVED_VOLUMES:
+            yield ".name", _RESERVED_VOLUME
 
 
 class VolumeMount(SpecType):
@@ -447,11 +451,11 @@ class ModelServingSpec(SpecType):
                     f"models[{index}].gpuMemory",
                     f"{_TOO_BIG}: {model.gpu_memory} is more than {self.node.gpu_memory}",
                 )
-            for _, message in model.source.problems():
-                yield f"models[{index}].source", message
+            for path, message in model.source.problems():
+                yield f"models[{index}].source{path}", message
         for index, volume in enumerate(self.engine.volumes):
-            for _, message in volume.problems():
-                yield f"engine.volumes[{index}]", message
+            for path, message in volume.problems():
+                yield f"engine.volumes[{index}]{path}", message
 
     def _problems_of_names(self) -> Iterator[tuple[str, str]]:
         names = [model.name for model in self.models]
