@@ -4,16 +4,19 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
+from modelserving_gateway.settings import Settings as GatewaySettings
+from modelserving_operator.settings import Settings as OperatorSettings
 from tests.harness import tools
 from tests.harness.process import CommandError, run
 from tests.unit.packaging.chart import CHART, NAMESPACE, ROOT, of_kind, pod_specs, render
 
-READ = {"get", "list", "watch"}
+READ = {"list", "watch"}
 
 GRANTED = {
     "modelserving-operator": {
-        ("modelserving.dev", "modelservings"): READ | {"patch"},
+        ("modelserving.dev", "modelservings"): READ | {"get", "patch"},
         ("modelserving.dev", "modelservings/status"): {"patch"},
         ("apps", "deployments"): READ | {"create", "patch", "delete"},
         ("", "services"): READ | {"create", "patch", "delete"},
@@ -174,6 +177,26 @@ def test_big_numbers_reach_the_programs_as_integers() -> None:
     assert variables["MODELSERVING_MAX_BODY_BYTES"] == "33554432"
     assert variables["MODELSERVING_MAX_HELD_BYTES"] == "268435456"
     assert variables["MODELSERVING_PORT"] == "8080"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("modelserving-operator", OperatorSettings), ("modelserving-gateway", GatewaySettings)],
+)
+def test_every_setting_of_a_program_is_set_once_and_to_its_own_default(
+    name: str, settings: type[BaseSettings]
+) -> None:
+    """A name that only one of the two sides knows would be ignored in silence."""
+    fields = {
+        f"MODELSERVING_{field.upper()}": info.default
+        for field, info in settings.model_fields.items()
+        if field != "host"  # a Pod listens on all of its addresses
+    }
+    variables = environment(name)
+    assert set(variables) == set(fields)
+    for variable, value in variables.items():
+        if value is not None:
+            assert value == str(fields[variable]), variable
 
 
 def test_a_gateway_renews_its_demand_before_the_operator_drops_it() -> None:
