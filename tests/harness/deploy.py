@@ -1,0 +1,284 @@
+"""Brings the product into a cluster: both images, the chart, and ModelServings for the engines.
+
+Used by the demo, the tests and the benchmarks alike. Every step is idempotent, and quick when
+nothing has changed. Makes no cluster and asserts nothing about the product.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.harness import images
+from tests.harness.cluster import Cluster
+from tests.harness.errors import HarnessError
+from tests.harness.progress import step
+
+ROOT: Final = Path(__file__).parents[2]
+CHART: Final = ROOT / "charts" / "modelserving"
+RELEASE: Final = "modelserving"
+
+PROGRAMS: Final = ("operator", "gateway")
+
+HARNESS_LABEL: Final = "modelserving.dev/harness"
+"""On every namespace that the harness made: it may be removed by the harness, too."""
+
+_ROLLOUT_SECONDS: Final = 180
+"""Two Pods of 300 MB images on two busy cores; usually 5 s."""
+
+_GONE_SECONDS: Final = 120
+"""An engine that drains and its Pod's removal, with room for a busy node."""
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Tags of the two programs' images."""
+
+    operator: str
+    gateway: str
+
+
+def build_programs() -> Images:
+    """Build both programs' images unless they exist."""
+    return Images(*(_build_program(program) for program in PROGRAMS))
+
+
+def _build_program(program: str) -> str:
+    """Build one image from what its Dockerfile copies, and nothing else.
+
+    The tag is a hash of the build context: with the whole checkout as context, a word in the
+    README would give both programs a new tag and restart them everywhere.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"modelserving-{program}-") as directory:
+        context = Path(directory)
+        for source in ("pyproject.toml", f"requirements/{program}.lock"):
+            (context / source).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / source, context / source)
+        for package in ("crds/modelserving_api", f"{program}/modelserving_{program}"):
+            shutil.copytree(
+                ROOT / package,
+                context / package,
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
+        return images.build(
+            program,
+            dockerfile=ROOT / program / "Dockerfile",
+            context=context,
+            build_args={"BASE_IMAGE": images.base_image()},
+        )
+
+
+def install(cluster: Cluster, namespace: str, *, values: Mapping[str, Any] | None = None) -> Images:
+    """Build, load, and install or upgrade the chart; return when both programs are ready.
+
+    `values` are the chart's values, nested as in values.yaml.
+    Raises HarnessError, with the Pods' state when they do not become ready.
+    """
+    built = build_programs()
+    for tag in (built.operator, built.gateway):
+        cluster.load(tag)
+    ensure_namespace(cluster, namespace)
+    with step(f"Install the chart in {namespace}"):
+        # Helm never upgrades a CRD. Validation by an old client would refuse CEL rules.
+        cluster.kubectl(
+            *("apply", "--server-side", "--force-conflicts", "--validate=false"),
+            *("--filename", str(CHART / "crds")),
+        )
+        _helm_upgrade(cluster, namespace, _values(built, values or {}))
+    with step(f"Wait for operator and gateway in {namespace}"):
+        for program in PROGRAMS:
+            _await_rollout(cluster, namespace, f"modelserving-{program}")
+    return built
+
+
+def _values(built: Images, values: Mapping[str, Any]) -> Manifest:
+    defaults: Manifest = {}
+    for program, tag in zip(PROGRAMS, (built.operator, built.gateway), strict=True):
+        repository, _, version = tag.rpartition(":")
+        defaults[program] = {"image": {"repository": repository, "tag": version}}
+    return merged(defaults, values)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Manifest:
+    """Return nested values with those of `over` winning; lists are replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _helm_upgrade(cluster: Cluster, namespace: str, values: Manifest) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        cluster.helm(
+            *("upgrade", RELEASE, str(CHART), "--install"),
+            *("--namespace", namespace),
+            *("--values", file.name),
+        )
+
+
+def _await_rollout(cluster: Cluster, namespace: str, deployment: str) -> None:
+    try:
+        cluster.kubectl(
+            *("--namespace", namespace),
+            *("rollout", "status", f"deployment/{deployment}"),
+            f"--timeout={_ROLLOUT_SECONDS}s",
+            timeout=_ROLLOUT_SECONDS + 30,
+        )
+    except HarnessError as error:
+        pods = cluster.kubectl("--namespace", namespace, "get", "pods", "--output", "wide")
+        logs = cluster.kubectl(
+            *("--namespace", namespace, "logs", f"deployment/{deployment}", "--tail=20")
+        )
+        raise HarnessError(f"{deployment} is not ready: {error}\n{pods}\n{logs}") from error
+
+
+def ensure_namespace(cluster: Cluster, namespace: str) -> None:
+    """Make a namespace that is marked as the harness's own, unless it exists."""
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": namespace, "labels": {HARNESS_LABEL: "true"}},
+    }
+    apply(cluster, manifest)
+
+
+def apply(cluster: Cluster, *manifests: Manifest, namespace: str | None = None) -> None:
+    """Apply objects by server-side apply, as a person with kubectl would."""
+    where = ("--namespace", namespace) if namespace else ()
+    cluster.kubectl(
+        *where,
+        *("apply", "--server-side", "--force-conflicts", "--filename", "-"),
+        input=yaml.safe_dump_all(manifests),
+    )
+
+
+def own_namespaces(cluster: Cluster) -> list[str]:
+    """Return the namespaces that the harness has made and not removed yet."""
+    listed = json.loads(
+        cluster.kubectl("get", "namespaces", f"--selector={HARNESS_LABEL}", "--output=json")
+    )
+    return [each["metadata"]["name"] for each in listed["items"]]
+
+
+def remove_namespaces(cluster: Cluster, namespaces: Iterable[str]) -> None:
+    """Remove namespaces with all that is in them, and wait until their Pods have let go of the GPU.
+
+    ModelServings go first, while there is an operator that takes its finalizer off them; one whose
+    operator is gone is freed by hand, as the documentation tells people to.
+    """
+    for namespace in namespaces:
+        with step(f"Remove the namespace {namespace}"):
+            _remove_servings(cluster, namespace)
+            cluster.kubectl(
+                *("delete", "namespace", namespace, "--ignore-not-found"),
+                f"--timeout={_GONE_SECONDS}s",
+                timeout=_GONE_SECONDS + 30,
+            )
+
+
+def _remove_servings(cluster: Cluster, namespace: str) -> None:
+    within = ("--namespace", namespace)
+    try:
+        cluster.kubectl(*within, "delete", "modelservings", "--all", "--timeout=20s", timeout=60)
+    except HarnessError:
+        names = cluster.kubectl(*within, "get", "modelservings", "--output=name").split()
+        for name in names:
+            cluster.kubectl(
+                *(*within, "patch", name, "--type=merge"),
+                *("--patch", '{"metadata":{"finalizers":[]}}'),
+            )
+
+
+@dataclass(frozen=True)
+class SimModel:
+    """A model of the stand-in engine: its name and what is special about it."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    gpu_memory: str = "7Gi"
+    load_timeout_seconds: int = 60
+
+
+THREE_MODELS: Final = (
+    SimModel("mistral", aliases=("mistralai/Mistral-7B-Instruct-v0.3",)),
+    SimModel("coder", gpu_memory="11Gi"),
+    SimModel("llava", gpu_memory="20Gi"),
+)
+
+
+def sim_modelserving(
+    name: str,
+    *,
+    image: str,
+    models: Iterable[SimModel] = THREE_MODELS,
+    env: Mapping[str, str] | None = None,
+    default_model: str | None = "mistral",
+    swap: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Return a ModelServing of stand-in engines that load in 0.3 s unless `env` says otherwise.
+
+    `image` is what engines.engine_images.build_sim returned.
+    """
+    behaviour = {"SIM_LOAD_SECONDS": "0.3", **(env or {})}
+    spec: Manifest = {
+        "node": _node(),
+        "engine": {
+            "image": image,
+            "imagePullPolicy": "IfNotPresent",
+            "env": _env(behaviour),
+            # The node-wide lock that stands for its GPU.
+            "volumes": [{"name": "gpu", "hostPath": {"path": "/var/lib/modelserving-gpu"}}],
+            "volumeMounts": [{"name": "gpu", "mountPath": "/var/lib/modelserving-gpu"}],
+            "sharedMemorySize": "16Mi",
+            "shutdownTimeoutSeconds": 20,
+        },
+        "models": [
+            {
+                "name": model.name,
+                **({"aliases": list(model.aliases)} if model.aliases else {}),
+                "source": {"hub": {"id": f"sim/{model.name}"}},
+                "gpuMemory": model.gpu_memory,
+                "loadTimeoutSeconds": model.load_timeout_seconds,
+                **({"engine": {"env": _env(model.env)}} if model.env else {}),
+            }
+            for model in models
+        ],
+        # Tests ask one model after the other; nobody wants to wait for residency.
+        "swap": {"minResidencySeconds": 0, "maxWaitSeconds": 30, **(swap or {})},
+    }
+    if default_model is not None:
+        spec["defaultModel"] = default_model
+    return _modelserving(name, spec)
+
+
+def _modelserving(name: str, spec: Manifest) -> Manifest:
+    return {
+        "apiVersion": "modelserving.dev/v1alpha1",
+        "kind": "ModelServing",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def _node() -> Manifest:
+    return {
+        "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L4"},
+        "gpuMemory": "24Gi",
+    }
+
+
+def _env(variables: Mapping[str, str]) -> list[Manifest]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
