@@ -1,0 +1,81 @@
+"""Which gateways still want something, judged by our own clock."""
+
+from datetime import datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserving_api.spec import Demand, RequestEntry
+from modelserving_operator.demand import DemandLedger, aggregate
+from tests.unit.operator.world import START
+
+EXPIRY = timedelta(seconds=30)
+
+
+def entry(requester: str = "a", renewed: datetime = START, **waiting: int) -> RequestEntry:
+    demand = [Demand(name=name, waiting=count, since=START) for name, count in waiting.items()]
+    return RequestEntry(requester=requester, renew_time=renewed, models=demand)
+
+
+def test_an_entry_that_keeps_changing_lives() -> None:
+    ledger = DemandLedger(EXPIRY)
+    for second in range(0, 300, 10):
+        now = START + timedelta(seconds=second)
+        live, expired = ledger.split([entry(renewed=now, coder=1)], now)
+        assert len(live) == 1
+        assert not expired
+
+
+def test_an_entry_that_stopped_changing_expires() -> None:
+    ledger = DemandLedger(EXPIRY)
+    ledger.split([entry(coder=1)], START)
+
+    live, expired = ledger.split([entry(coder=1)], START + EXPIRY)
+
+    assert not live
+    assert expired == ["a"]
+
+
+def test_the_time_written_in_an_entry_does_not_matter() -> None:
+    ledger = DemandLedger(EXPIRY)
+    years_off = START - timedelta(days=4000)
+
+    live, expired = ledger.split([entry(renewed=years_off, coder=1)], START)
+
+    assert len(live) == 1
+    assert not expired
+
+
+def test_an_entry_that_comes_back_has_its_whole_time_again() -> None:
+    ledger = DemandLedger(EXPIRY)
+    ledger.split([entry(coder=1)], START)
+    ledger.split([], START + timedelta(seconds=29))
+
+    live, _ = ledger.split([entry(coder=1)], START + timedelta(seconds=40))
+
+    assert len(live) == 1
+
+
+def test_demand_of_several_gateways_adds_up() -> None:
+    found = aggregate(
+        [entry("a", coder=2, llava=1), entry("b", coder=3)], ["coder", "llava"], START
+    )
+
+    assert {each.model: each.waiting for each in found} == {"coder": 5, "llava": 1}
+
+
+def test_demand_for_what_is_not_declared_is_left_out() -> None:
+    assert aggregate([entry(ghost=2)], ["coder"], START) == ()
+
+
+@given(st.integers(-10_000, 10_000))
+def test_a_clock_that_runs_ahead_never_outwaits_anyone(skew: int) -> None:
+    since = START + timedelta(seconds=skew)
+    skewed = RequestEntry(
+        requester="a",
+        renew_time=START,
+        models=[Demand(name="coder", waiting=1, since=since)],
+    )
+    (found,) = aggregate([skewed], ["coder"], START)
+
+    assert found.since <= START

@@ -1,0 +1,189 @@
+"""The order of things: intent before act, fresh list before scale-up, nothing on a bad spec."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from modelserving_operator.actions import Announcement
+from modelserving_operator.observation import (
+    DeploymentView,
+    EngineActivity,
+    PodView,
+    ProbeResult,
+    ServiceView,
+)
+from modelserving_operator.reconciler import Reconciler
+from modelserving_operator.reports import stale, status_page
+from tests.unit.operator.world import spec
+
+
+@dataclass
+class RecordedApi:
+    """An API server's port that remembers what was asked of it, in order."""
+
+    body: dict[str, Any] | None
+    calls: list[str] = field(default_factory=list)
+    pods: list[dict[str, Any]] = field(default_factory=list)
+    failing: bool = False
+
+    async def serving(self, namespace: str, name: str) -> dict[str, Any] | None:
+        if self.failing:
+            raise ConnectionError("the API server is away")
+        return self.body
+
+    async def engines(self, kind: str, namespace: str, serving: str) -> list[dict[str, Any]]:
+        self.calls.append(f"list {kind}")
+        return self.pods if kind == "Pod" else []
+
+    async def apply(self, manifest: dict[str, Any]) -> None:
+        replicas = manifest["spec"].get("replicas", "")
+        self.calls.append(f"apply {manifest['kind']} {manifest['metadata']['name']} {replicas}")
+
+    async def scale_down(self, namespace: str, deployment: str) -> None:
+        self.calls.append(f"scale down {deployment}")
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        self.calls.append(f"delete {kind} {name}")
+
+    async def write_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
+        assert self.body is not None
+        self.body = {**self.body, "status": status}
+        self.calls.append("write status")
+
+    async def remove_request(self, serving: dict[str, Any], requester: str) -> None:
+        self.calls.append(f"remove request {requester}")
+
+
+class NoEngines:
+    """Engines that nobody should ask."""
+
+    async def activity(self, endpoint: str) -> EngineActivity | None:
+        raise AssertionError(endpoint)
+
+    async def probe(self, endpoint: str, model: str, pod_uid: str) -> ProbeResult:
+        raise AssertionError(endpoint)
+
+
+class EmptyViews:
+    """A ModelServing of which no object exists yet."""
+
+    def deployments(self) -> Iterable[DeploymentView]:
+        return []
+
+    def services(self) -> Iterable[ServiceView]:
+        return []
+
+    def pods(self) -> Iterable[PodView]:
+        return []
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    metadata = {"name": "l4", "namespace": "default", "uid": "u1", "generation": 3}
+    return {"metadata": metadata, "spec": spec(**fields)}
+
+
+def reconciler(api: RecordedApi, told: list[Announcement] | None = None) -> Reconciler:
+    heard = told if told is not None else []
+    return Reconciler(api, NoEngines(), lambda _, each: heard.append(each), timedelta(seconds=30))
+
+
+async def test_a_swap_is_written_down_before_anything_is_done() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+
+    pause = await reconciler(api).turn("default", "l4", EmptyViews())
+
+    assert api.calls[0] == "write status"
+    assert pause == 0.0
+
+
+async def test_a_scale_up_comes_after_a_fresh_list() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews())
+    api.calls.clear()
+
+    await subject.turn("default", "l4", EmptyViews())
+
+    scaled = api.calls.index("apply Deployment l4-mistral 1")
+    assert {"list Pod", "list Deployment"} <= set(api.calls[:scaled])
+
+
+async def test_a_pod_that_only_the_fresh_list_shows_stops_the_scale_up() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews())
+    api.pods = [
+        {
+            "metadata": {
+                "name": "l4-coder-x",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "deletionTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "status": {"phase": "Running"},
+        }
+    ]
+
+    pause = await subject.turn("default", "l4", EmptyViews())
+
+    assert "apply Deployment l4-mistral 1" not in api.calls
+    assert pause < 1
+
+
+async def test_a_bad_spec_is_told_once_and_nothing_else_happens() -> None:
+    api = RecordedApi(body(defaultModel="ghost"))
+    subject = reconciler(api)
+
+    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews())
+
+    assert api.calls == ["write status"]
+    assert api.body is not None
+    ready = next(each for each in api.body["status"]["conditions"] if each["type"] == "Ready")
+    assert ready["reason"] == "InvalidSpec"
+    assert "spec.defaultModel" in ready["message"]
+
+
+async def test_a_failed_turn_is_reported_and_counts_as_a_turn() -> None:
+    api = RecordedApi(body(), failing=True)
+    subject = reconciler(api)
+
+    with pytest.raises(ConnectionError):
+        await subject.turn("default", "l4", EmptyViews())
+
+    report = subject.reports["default", "l4"]
+    assert report.error == "the API server is away"
+    assert not stale(subject.reports, report.finished + 1, 60)
+
+
+async def test_a_model_serving_that_is_gone_needs_nothing() -> None:
+    api = RecordedApi(None)
+
+    await reconciler(api).turn("default", "l4", EmptyViews())
+
+    assert api.calls == []
+
+
+async def test_the_status_page_shows_every_model_serving() -> None:
+    api = RecordedApi(body())
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews())
+    subject.reports["default", "l4"].finished -= 5
+
+    page = status_page(subject.reports, subject.reports["default", "l4"].finished + 5)
+
+    (shown,) = page["modelservings"]
+    assert shown["name"] == "l4"
+    assert shown["reconciledSecondsAgo"] == 5.0
+    assert shown["status"]["conditions"][0]["reason"] == "NoDemand"
+
+
+async def test_a_stalled_loop_turns_liveness_red() -> None:
+    api = RecordedApi(body())
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews())
+
+    finished = subject.reports["default", "l4"].finished
+    assert stale(subject.reports, finished + 61, 60) == ["default/l4"]
