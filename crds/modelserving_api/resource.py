@@ -4,12 +4,15 @@ Parsing only: where the object came from and what is done with it is none of thi
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelserving_api.spec import ModelServingSpec
 from modelserving_api.status import ModelServingStatus
+
+NAME_LIMIT: Final = 63
+NAME_TOO_LONG: Final = "must be at most 63 characters long, since it becomes a label"
 
 
 class InvalidSpecError(ValueError):
@@ -25,7 +28,7 @@ class ModelServing(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: str = Field(max_length=NAME_LIMIT, description=NAME_TOO_LONG)
     namespace: str
     uid: str
     generation: int

@@ -146,3 +146,11 @@ def test_a_parsed_spec_never_changes() -> None:
     spec = parse_spec(VALID_SPEC)
     with pytest.raises(ValueError, match="frozen"):
         spec.active_model = "coder"  # type: ignore[misc]
+
+
+def test_a_name_that_could_not_become_a_label_is_refused() -> None:
+    body = copy.deepcopy(MANIFEST)
+    body["metadata"]["name"] = "x" * 64
+
+    with pytest.raises(InvalidSpecError, match=r"metadata\.name"):
+        ModelServing.parse(body)
