@@ -35,11 +35,20 @@ def release_of(os_release: str) -> str:
     return " ".join(field.strip("'\"") for field in identity)
 
 
+def _this_release() -> str:
+    path = Path("/etc/os-release")
+    return release_of(path.read_text()) if path.exists() else "unknown unknown"
+
+
+def is_debian() -> bool:
+    """Tell whether this machine runs the Debian release the recipes are for."""
+    return _this_release() == f"debian {RELEASE}"
+
+
 def require_release(why: str) -> None:
     """Raise HarnessError unless this machine runs the Debian release the recipes are for."""
-    path = Path("/etc/os-release")
-    found = release_of(path.read_text()) if path.exists() else "unknown unknown"
-    if found != f"debian {RELEASE}":
+    if not is_debian():
+        found = _this_release()
         raise HarnessError(
             f"{why}; building one from Debian packages needs Debian 12 ({RELEASE}), "
             f"and this machine is {found!r}. Give Docker access to a container registry, or name "

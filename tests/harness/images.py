@@ -57,6 +57,11 @@ def build_key(
     )
 
 
+def build_as(tag: str, *, dockerfile: Path, context: Path, build_args: Mapping[str, str]) -> None:
+    """Build an image under a tag that the caller has made from what goes in."""
+    _build(tag, dockerfile, context, build_context.files(context), build_args)
+
+
 def _build(
     tag: str,
     dockerfile: Path,
