@@ -1,0 +1,109 @@
+"""The ASGI application: which handler answers what, and the gateway's own pages.
+
+Raw ASGI: a handful of routes needs no framework. Nothing about models is decided here.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from modelserving_gateway import errors, views
+from modelserving_gateway.client import Client, Receive, Scope, Send
+from modelserving_gateway.dispatch import Dispatcher
+from modelserving_gateway.errors import ApiError
+from modelserving_gateway.metrics import CONTENT_TYPE, Metrics
+from modelserving_gateway.proxy import Proxy
+from modelserving_gateway.surface import Forwarded, OneModel, Page, route
+
+_JSON: Final = [(b"content-type", b"application/json")]
+
+
+class Application:
+    """The gateway's ASGI application."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        fresh: Callable[[], bool],
+        listed: Callable[[], bool],
+    ) -> None:
+        self.stopping = False
+        """Set on SIGTERM: not ready any more, and connections are not kept."""
+        self._proxy = proxy
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._fresh = fresh
+        self._listed = listed
+        self._log = structlog.get_logger(__name__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"{scope['type']} is not served")
+        client = Client(scope, receive, send)
+        if self.stopping:
+            client.answer_headers[b"connection"] = b"close"
+        try:
+            await self._answer(client, scope)
+        except ApiError as error:
+            self._metrics.rejected.labels(error.code).inc()
+            await client.fail(error)
+        except Exception:
+            self._log.exception("a defect of the gateway", id=client.request_id.decode())
+            await client.fail(errors.internal_error(client.request_id.decode()))
+
+    async def _answer(self, client: Client, scope: Scope) -> None:
+        match route(scope["method"], scope["path"]):
+            case Forwarded(path=path):
+                if not self._listed():
+                    raise errors.not_ready_yet()
+                await self._proxy.handle(client, path)
+            case OneModel(id=wanted):
+                self._require_listing()
+                description = views.one_model(self._dispatcher.catalog, wanted)
+                if description is None:
+                    raise errors.model_not_found(wanted)
+                await _answer_json(client, 200, description)
+            case Page.MODELS:
+                self._require_listing()
+                await _answer_json(client, 200, views.model_list(self._dispatcher.catalog))
+            case Page.STATUS:
+                await _answer_json(client, 200, self._status())
+            case Page.HEALTH:
+                await _answer_json(client, 200, {"status": "alive"})
+            case Page.READY:
+                status, reason = self._readiness()
+                await _answer_json(client, status, {"status": reason})
+            case Page.METRICS:
+                head = [(b"content-type", CONTENT_TYPE)]
+                await client.answer(200, head, self._metrics.exposition())
+
+    def _require_listing(self) -> None:
+        if not self._listed():
+            raise errors.not_ready_yet()
+
+    def _readiness(self) -> tuple[int, str]:
+        if self.stopping:
+            return 503, "stopping"
+        if not self._listed():
+            return 503, "the ModelServings have not been read yet"
+        if not self._fresh():
+            return 503, "out of touch with the Kubernetes API"
+        return 200, "ready"
+
+    def _status(self) -> dict[str, Any]:
+        return views.status(
+            self._dispatcher.catalog,
+            self._dispatcher.waiting(),
+            self._proxy.in_flight,
+            datetime.now(UTC),
+        )
+
+
+async def _answer_json(client: Client, status: int, value: dict[str, Any]) -> None:
+    await client.answer(status, _JSON, json.dumps(value).encode())

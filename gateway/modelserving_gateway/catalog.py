@@ -1,0 +1,205 @@
+"""What the ModelServings of the namespace declare and where each model is served now.
+
+Pure: immutable values made from the API's objects. How the objects get here is watch.py's business,
+and nothing is remembered here beyond the last object seen.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from modelserving_api.names import ConditionType, Reason
+from modelserving_api.resource import parse_status
+from modelserving_api.spec import ModelServingSpec
+from modelserving_api.status import ConditionStatus, ModelServingStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredModel:
+    """A model by its name, and the other names that clients may use."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One ModelServing, as far as a gateway needs it."""
+
+    name: str
+    uid: str
+    created: datetime
+    models: tuple[DeclaredModel, ...]
+    pinned: str | None
+    status: ModelServingStatus
+    invalid: str | None
+    """Why the spec cannot be followed; None when it can."""
+    deleting: bool
+    requesters: frozenset[str]
+    """Whose demand stands in spec.requests."""
+
+    def declares(self, model: str) -> bool:
+        """Say whether the model is declared here, by its name."""
+        return any(each.name == model for each in self.models)
+
+    def endpoint_of(self, model: str) -> str | None:
+        """Return the base URL that serves the model now, or None."""
+        if self.status.active_model != model or not _is_http_url(self.status.endpoint):
+            return None
+        return self.status.endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All ModelServings by name. A new one is made at each change."""
+
+    servings: Mapping[str, Serving] = field(default_factory=dict)
+    _by_model: Mapping[str, tuple[Serving, ...]] = field(default_factory=dict)
+    _by_alias: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, servings: Iterable[Serving]) -> "Catalog":
+        """Index the ModelServings. Where names clash, the ModelServing first by name decides."""
+        ordered = sorted(servings, key=lambda serving: serving.name)
+        by_model: dict[str, tuple[Serving, ...]] = {}
+        by_alias: dict[str, str] = {}
+        for serving in ordered:
+            for model in serving.models:
+                known = by_model.get(model.name, ())
+                if serving not in known:
+                    by_model[model.name] = (*known, serving)
+                for alias in model.aliases:
+                    by_alias.setdefault(alias, model.name)
+        return cls({serving.name: serving for serving in ordered}, by_model, by_alias)
+
+    def replacing(self, serving: Serving) -> "Catalog":
+        """Return the catalog in which this ModelServing is as given."""
+        return Catalog.of(({**self.servings, serving.name: serving}).values())
+
+    def without(self, name: str) -> "Catalog":
+        """Return the catalog without that ModelServing."""
+        return Catalog.of(each for each in self.servings.values() if each.name != name)
+
+    def model_called(self, wanted: str) -> str | None:
+        """Return the name of the model that a client means: a name goes before an alias."""
+        if wanted in self._by_model:
+            return wanted
+        return self._by_alias.get(wanted)
+
+    def servings_of(self, model: str) -> tuple[Serving, ...]:
+        """Return the ModelServings that declare the model, by name."""
+        return self._by_model.get(model, ())
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of all declared models, sorted."""
+        return tuple(sorted(self._by_model))
+
+    def aliases(self) -> Mapping[str, str]:
+        """Return the alias to model mapping, without aliases that are a model's name as well."""
+        return {
+            alias: model for alias, model in self._by_alias.items() if alias not in self._by_model
+        }
+
+    def endpoints(self) -> frozenset[str]:
+        """Return every base URL that serves a model now."""
+        return frozenset(
+            endpoint
+            for serving in self.servings.values()
+            if serving.status.active_model is not None
+            and (endpoint := serving.endpoint_of(serving.status.active_model)) is not None
+        )
+
+
+def read_serving(body: Mapping[str, Any]) -> Serving:
+    """Read an object of the API; one whose spec breaks the contract keeps the names it declares.
+
+    Fields of a newer contract are read over: a gateway may be older than the CRD.
+    """
+    metadata = _mapping(body.get("metadata"))
+    raw_spec = _mapping(body.get("spec"))
+    status = parse_status(_mapping(body.get("status")))
+    models, pinned, problem = _read_spec(raw_spec)
+    return Serving(
+        name=str(metadata.get("name", "")),
+        uid=str(metadata.get("uid", "")),
+        created=_time(metadata.get("creationTimestamp")),
+        models=models,
+        pinned=pinned,
+        status=status,
+        invalid=problem or _refused_by_operator(status),
+        deleting="deletionTimestamp" in metadata,
+        requesters=frozenset(
+            entry["requester"]
+            for entry in _mappings(raw_spec.get("requests"))
+            if isinstance(entry.get("requester"), str)
+        ),
+    )
+
+
+def _read_spec(
+    raw: Mapping[str, Any],
+) -> tuple[tuple[DeclaredModel, ...], str | None, str | None]:
+    # Other gateways' demand is none of our business and must not spoil what we read.
+    relevant = {key: value for key, value in raw.items() if key != "requests"}
+    try:
+        spec = ModelServingSpec.model_validate(relevant, extra="ignore")
+    except ValidationError as error:
+        problem = "; ".join(
+            f"spec.{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+            for each in error.errors()
+        )
+        return _declared_at_least(raw), None, problem
+    models = tuple(DeclaredModel(model.name, tuple(model.aliases)) for model in spec.models)
+    problem = "; ".join(f"spec.{path}: {message}" for path, message in spec.problems())
+    return models, spec.active_model, problem or None
+
+
+def _declared_at_least(raw: Mapping[str, Any]) -> tuple[DeclaredModel, ...]:
+    return tuple(
+        DeclaredModel(
+            model["name"],
+            tuple(alias for alias in _list(model.get("aliases")) if isinstance(alias, str)),
+        )
+        for model in _mappings(raw.get("models"))
+        if isinstance(model.get("name"), str)
+    )
+
+
+def _refused_by_operator(status: ModelServingStatus) -> str | None:
+    ready = status.condition(ConditionType.READY)
+    if ready is None or ready.status is not ConditionStatus.FALSE:
+        return None
+    return ready.message if ready.reason == Reason.INVALID_SPEC else None
+
+
+def _is_http_url(endpoint: str | None) -> bool:
+    if endpoint is None:
+        return False
+    try:
+        url = urlsplit(endpoint)
+        return url.scheme == "http" and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+
+
+def _time(value: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [each for each in _list(value) if isinstance(each, Mapping)]

@@ -1,0 +1,166 @@
+"""The client's side of one request, over ASGI: its body in, its answer out, and whether it left.
+
+No models, no engines: what to answer is decided elsewhere.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
+from typing import Any, Final
+
+from modelserving_gateway import errors, headers, sse
+from modelserving_gateway.errors import ApiError
+from modelserving_gateway.headers import RawHeaders
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_DISCARD_SECONDS: Final = 2.0
+"""How long the rest of a refused body is still read, so that the client gets to read the answer
+instead of a connection reset."""
+
+
+class ClientLeftError(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+class Sent(StrEnum):
+    """How far the answer is."""
+
+    NOTHING = "nothing"
+    PLAIN = "plain"
+    EVENTS = "events"
+    ALL = "all"
+
+
+class Client:
+    """One request's client."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers: RawHeaders = scope["headers"]
+        self.request_id = headers.request_id(self.headers)
+        self.answer_headers = {headers.REQUEST_ID: self.request_id}
+        """Headers of every answer to this request."""
+        self.sent = Sent.NOTHING
+        self.status: int | None = None
+        self.bytes_sent = 0
+        self._receive = receive
+        self._send = send
+        self._timeout: asyncio.Timeout | None = None
+        self._interruption: Exception | None = None
+
+    async def read_body(self, limit: int, seconds: float) -> bytes:
+        """Read the whole body. Raises ApiError (408, 413) or ClientLeftError."""
+        length = headers.first(self.headers, b"content-length")
+        if length is not None and int(length) > limit:
+            raise errors.body_too_large(limit)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._read_body(limit)
+        except TimeoutError:
+            raise errors.body_too_slow(seconds) from None
+
+    async def _read_body(self, limit: int) -> bytes:
+        body = bytearray()
+        while (message := await self._receive())["type"] == "http.request":
+            body += message.get("body", b"")
+            if len(body) > limit:
+                raise errors.body_too_large(limit)
+            if not message.get("more_body"):
+                return bytes(body)
+        raise ClientLeftError
+
+    @asynccontextmanager
+    async def attended(self) -> AsyncIterator[None]:
+        """Run the block until the client leaves (ClientLeftError) or `interrupt` is called.
+
+        The body must have been read: from then on only a disconnection can be received.
+        """
+        watcher = asyncio.create_task(self._watch())
+        try:
+            async with asyncio.timeout(None) as self._timeout:
+                yield
+        except TimeoutError:
+            if self._interruption is None:
+                raise
+            raise self._interruption from None
+        finally:
+            self._timeout = None
+            watcher.cancel()
+
+    def interrupt(self, error: Exception) -> None:
+        """End the attended block with this error; without one, do nothing."""
+        if self._timeout is None or self._interruption is not None or self.sent is Sent.ALL:
+            return
+        self._interruption = error
+        self._timeout.reschedule(asyncio.get_running_loop().time())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.interrupt(ClientLeftError())
+
+    async def start(self, status: int, answer_headers: RawHeaders, kind: Sent) -> None:
+        """Send status and headers; `kind` says what a later failure can still tell."""
+        self.status = status
+        self.sent = kind
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*answer_headers, *self.answer_headers.items()],
+            }
+        )
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a part of the body."""
+        if chunk:
+            self.bytes_sent += len(chunk)
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self, chunk: bytes = b"") -> None:
+        """Send the last part of the body."""
+        self.bytes_sent += len(chunk)
+        self.sent = Sent.ALL
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    async def answer(self, status: int, answer_headers: RawHeaders, body: bytes) -> None:
+        """Send a whole answer."""
+        length = (b"content-length", str(len(body)).encode())
+        await self.start(status, [*answer_headers, length], Sent.PLAIN)
+        await self.finish(body)
+
+    async def fail(self, error: ApiError) -> None:
+        """Tell the error as far as that is still possible.
+
+        After the head of an event stream it is an event. After a plain head nothing can be told:
+        the answer stays incomplete, and the server closes the connection, which clients notice.
+        """
+        match self.sent:
+            case Sent.NOTHING if error.code in ("body_too_large", "body_too_slow"):
+                await self._refuse_body(error)
+            case Sent.NOTHING:
+                await self.answer(error.status, error.headers(), error.body())
+            case Sent.EVENTS:
+                await self.finish(sse.error_event(error))
+            case Sent.PLAIN | Sent.ALL:
+                return
+
+    async def _refuse_body(self, error: ApiError) -> None:
+        body = error.body()
+        head = [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+        await self.start(error.status, [*error.headers(), *head], Sent.PLAIN)
+        await self.write(body)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                await self._discard_body()
+        await self.finish()
+
+    async def _discard_body(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request" or not message.get("more_body"):
+                return

@@ -1,0 +1,106 @@
+"""The demand that this gateway publishes: what it is, and when a change of it is worth a write.
+
+Pure. Writing is publish.py's business.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from modelserving_api.names import GROUP, KIND, VERSION
+from modelserving_gateway.catalog import Catalog
+from modelserving_gateway.queueing import Waiting
+from modelserving_gateway.routing import Forward, Hold, decide
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Requests that wait for one model."""
+
+    waiting: int
+    since: datetime
+
+
+DemandByModel = Mapping[str, Demand]
+
+_MIN_INTERVAL_SECONDS: Final = 0.1
+"""Between any two writes to one ModelServing. Demand that comes and goes with every request of an
+impatient client may cost the API server ten writes a second, not hundreds."""
+
+_COUNT_INTERVAL_SECONDS: Final = 1.0
+"""Between a write and the next one that tells only another count: the operator decides by what is
+wanted and since when; how many is worth less."""
+
+
+def demand_by_serving(
+    waiting: Mapping[str, Waiting], catalog: Catalog, now: datetime
+) -> dict[str, dict[str, Demand]]:
+    """Return what is wanted of each ModelServing, by model.
+
+    A request that waits for a model which is served (its engine was just lost) counts as demand for
+    it there, so that the model is not swapped out under it.
+    """
+    demand: dict[str, dict[str, Demand]] = {}
+    for model, queue in waiting.items():
+        decision = decide(catalog, model, now)
+        if isinstance(decision, Forward | Hold):
+            wanted = demand.setdefault(decision.serving, {})
+            wanted[model] = Demand(queue.count, queue.oldest)
+    return demand
+
+
+def seconds_until_write(
+    published: DemandByModel, wanted: DemandByModel, since_write: float, renew: float
+) -> float | None:
+    """Return when the entry must be written: 0 is now, None is never as things stand.
+
+    `since_write` is the age of the last write in seconds, `renew` the interval of renewals.
+    """
+    if published.keys() != wanted.keys():
+        return max(0.0, _MIN_INTERVAL_SECONDS - since_write)
+    if not wanted:
+        return None
+    if any(_differs_much(published[model].waiting, wanted[model].waiting) for model in wanted):
+        return max(0.0, min(_COUNT_INTERVAL_SECONDS, renew) - since_write)
+    return max(0.0, renew - since_write)
+
+
+def _differs_much(published: int, wanted: int) -> bool:
+    return wanted >= 2 * published or 2 * wanted <= published
+
+
+def entry_to_apply(
+    *,
+    serving: str,
+    uid: str,
+    requester: str,
+    wanted: DemandByModel,
+    renew_time: datetime,
+) -> dict[str, Any]:
+    """Return the object to apply: this gateway's own entry of spec.requests and nothing else.
+
+    Without demand there is no spec at all: applying nothing gives up what was applied before, the
+    entry and the ownership of it, so that gateways which are gone leave no trace in managedFields.
+    The uid keeps a ModelServing that was made anew under the same name from getting old demand.
+    """
+    body: dict[str, Any] = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "metadata": {"name": serving, "uid": uid},
+    }
+    if wanted:
+        entry = {
+            "requester": requester,
+            "renewTime": _timestamp(renew_time),
+            "models": [
+                {"name": model, "waiting": demand.waiting, "since": _timestamp(demand.since)}
+                for model, demand in sorted(wanted.items())
+            ],
+        }
+        body["spec"] = {"requests": [entry]}
+    return body
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")

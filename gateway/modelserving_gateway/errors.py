@@ -1,0 +1,193 @@
+"""The errors that clients see, in OpenAI's shape: one place for status, code and wording.
+
+Pure: nothing is sent or logged here. Source: OpenAI's API reference, error codes.
+"""
+
+import json
+import math
+from typing import Final
+
+MAX_RETRY_AFTER_SECONDS: Final = 60
+"""OpenAI's clients ignore a Retry-After that is longer than a minute."""
+
+_QUEUE_FULL_RETRY_SECONDS: Final = 5
+"""Long enough for a few answers to leave the queue."""
+
+_SHUTDOWN_RETRY_SECONDS: Final = 1
+"""Another replica answers at once."""
+
+_MAX_ECHO: Final = 200
+"""A name that the client sent is repeated up to this many characters."""
+
+
+class ApiError(Exception):
+    """An answer that is an error: HTTP status and the fields of OpenAI's error object."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        allow: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.allow = allow
+
+    @property
+    def type(self) -> str:
+        """Return OpenAI's `type`: who has to change something."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    def body(self) -> bytes:
+        """Return the JSON body."""
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return json.dumps({"error": error}).encode()
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that belong to the error, content type included."""
+        headers = [(b"content-type", b"application/json")]
+        if self.retry_after is not None:
+            seconds = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(self.retry_after)))
+            headers.append((b"retry-after", str(seconds).encode()))
+        if self.allow is not None:
+            headers.append((b"allow", self.allow.encode()))
+        return headers
+
+
+def invalid_body(message: str, *, param: str | None = None) -> ApiError:
+    """400: the body cannot be understood."""
+    return ApiError(400, "invalid_body", message, param=param)
+
+
+def body_too_large(limit: int) -> ApiError:
+    """413: the body is over the limit."""
+    return ApiError(413, "body_too_large", f"The body is larger than {limit} bytes, the most here.")
+
+
+def body_too_slow(seconds: float) -> ApiError:
+    """408: the body did not arrive in time."""
+    return ApiError(408, "body_too_slow", f"The body did not arrive within {seconds:g} seconds.")
+
+
+def path_not_found(path: str) -> ApiError:
+    """404: nothing is served there."""
+    return ApiError(404, "unknown_url", f"Nothing is served at {_echo(path)}.")
+
+
+def method_not_allowed(method: str, path: str, allow: str) -> ApiError:
+    """405: the path exists, with another method."""
+    message = f"{_echo(method)} is not allowed at {_echo(path)}; use {allow}."
+    return ApiError(405, "method_not_allowed", message, allow=allow)
+
+
+def model_not_found(model: str) -> ApiError:
+    """404: no ModelServing declares the model."""
+    message = f"The model `{_echo(model)}` does not exist. GET /v1/models lists those that do."
+    return ApiError(404, "model_not_found", message, param="model")
+
+
+def not_ready_yet() -> ApiError:
+    """503: the gateway has not read its ModelServings yet."""
+    message = "The gateway has just started and does not know its models yet."
+    return ApiError(503, "gateway_starting", message, retry_after=_SHUTDOWN_RETRY_SECONDS)
+
+
+def model_load_failed(model: str, reason: str, message: str, retry_after: float) -> ApiError:
+    """503: the model failed to load and is not tried again before `retry_after` seconds."""
+    why = ": ".join(part for part in (reason, message) if part) or "no reason was given"
+    text = f"The model `{model}` could not be loaded ({why})."
+    return ApiError(503, "model_load_failed", text, param="model", retry_after=retry_after)
+
+
+def model_pinned(model: str, pinned: str, serving: str) -> ApiError:
+    """503: a person has pinned another model."""
+    message = (
+        f"The model `{model}` cannot be loaded: ModelServing {serving} is pinned to `{pinned}`"
+        " (spec.activeModel)."
+    )
+    return ApiError(
+        503, "model_pinned", message, param="model", retry_after=MAX_RETRY_AFTER_SECONDS
+    )
+
+
+def model_serving_invalid(model: str, serving: str, reason: str) -> ApiError:
+    """503: the ModelServing that declares the model is not usable as it is written."""
+    message = f"The model `{model}` is not served: ModelServing {serving} is invalid: {reason}"
+    return ApiError(
+        503,
+        "model_serving_invalid",
+        message,
+        param="model",
+        retry_after=MAX_RETRY_AFTER_SECONDS,
+    )
+
+
+def model_serving_deleted(model: str, serving: str) -> ApiError:
+    """503: the ModelServing that declares the model is being deleted."""
+    message = f"The model `{model}` is not served any more: ModelServing {serving} is deleted."
+    return ApiError(503, "model_serving_deleted", message, param="model")
+
+
+def model_not_ready_in_time(model: str, seconds: float, retry_after: float) -> ApiError:
+    """503: the hold budget is over."""
+    message = f"The model `{model}` was not ready within {seconds:g} seconds."
+    return ApiError(503, "model_not_ready_in_time", message, param="model", retry_after=retry_after)
+
+
+def queue_full(model: str, what: str) -> ApiError:
+    """429: no more requests are held."""
+    message = f"Too many requests wait for the model `{model}` ({what}). Try again later."
+    return ApiError(
+        429, "queue_full", message, param="model", retry_after=_QUEUE_FULL_RETRY_SECONDS
+    )
+
+
+def upstream_failed(model: str, attempts: int) -> ApiError:
+    """502: the engine died again and again without an answer."""
+    message = (
+        f"The engine of `{model}` was lost before it answered, {attempts} times with this request."
+    )
+    return ApiError(502, "upstream_failed", message, param="model")
+
+
+def upstream_lost(model: str) -> ApiError:
+    """502: the engine was lost in the middle of its answer."""
+    message = f"The engine of `{model}` was lost in the middle of its answer."
+    return ApiError(502, "upstream_lost", message, param="model")
+
+
+def upstream_timeout(model: str, seconds: float) -> ApiError:
+    """504: the engine was silent for too long."""
+    message = f"The engine of `{model}` was silent for {seconds:g} seconds."
+    return ApiError(504, "upstream_timeout", message, param="model")
+
+
+def shutting_down() -> ApiError:
+    """503: this replica goes away and its budget is over."""
+    message = "This gateway is being shut down. Send the request again; another one answers."
+    return ApiError(503, "shutting_down", message, retry_after=_SHUTDOWN_RETRY_SECONDS)
+
+
+def internal_error(request_id: str) -> ApiError:
+    """500: a defect of the gateway; the log has the rest."""
+    message = f"The gateway failed at this request; its log says more under {request_id}."
+    return ApiError(500, "internal_error", message)
+
+
+def _echo(text: str) -> str:
+    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"

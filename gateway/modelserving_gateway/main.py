@@ -1,0 +1,199 @@
+"""The program: wires the parts, serves until SIGTERM, and leaves without losing a request.
+
+All wiring is in `serve`, which the tests run as it is, with another cluster.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import structlog
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+
+from modelserving_gateway.app import Application
+from modelserving_gateway.catalog import Catalog
+from modelserving_gateway.cluster import Cluster, ClusterError
+from modelserving_gateway.dispatch import Dispatcher
+from modelserving_gateway.kubernetes_api import open_cluster
+from modelserving_gateway.metrics import Metrics
+from modelserving_gateway.proxy import Proxy
+from modelserving_gateway.publish import Publication, Publisher
+from modelserving_gateway.queueing import Limits
+from modelserving_gateway.settings import Settings
+from modelserving_gateway.upstream import Upstreams
+from modelserving_gateway.watch import Watcher
+
+_CLIENT_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than the 60 s of common load balancers: they must be the ones who close an idle
+connection, or they send a request into one that we are closing."""
+
+_LAST_ERRORS_SECONDS: Final = 3
+"""After the budget: time for the errors that end what still runs to reach their clients."""
+
+_WITHDRAWAL_SECONDS: Final = 3.0
+"""Time to withdraw demand at the end; what is not withdrawn expires by itself."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling, which would stop accepting at once."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Gateway:
+    """All parts of one running gateway, wired."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._dispatcher = Dispatcher(Limits(settings.max_held_requests, settings.max_held_bytes))
+        self._metrics = Metrics(self._dispatcher.waiting)
+        self._upstreams = Upstreams(
+            connect_timeout=settings.upstream_connect_timeout_seconds,
+            read_timeout=settings.upstream_read_timeout_seconds,
+        )
+        self._publisher = Publisher(
+            cluster,
+            Publication(settings.pod_name, settings.field_manager, settings.renew_seconds),
+            self._metrics,
+            self._dispatcher.demand,
+            lambda: self._dispatcher.catalog,
+        )
+        self._dispatcher.listen(self._publisher.notice)
+        self._watcher = Watcher(
+            cluster, self._take_catalog, lambda: self._metrics.watch_failures.inc()
+        )
+        self._proxy = Proxy(settings, self._dispatcher, self._upstreams, self._metrics)
+        self._application = Application(
+            self._proxy,
+            self._dispatcher,
+            self._metrics,
+            fresh=lambda: self._watcher.fresh,
+            listed=lambda: self._watcher.contact_age is not None,
+        )
+        self._server = _Server(
+            uvicorn.Config(
+                self._application,
+                host=settings.host,
+                port=settings.port,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=_CLIENT_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(settings.shutdown_timeout_seconds)
+                + _LAST_ERRORS_SECONDS,
+            )
+        )
+        self._closing: set[asyncio.Task[None]] = set()
+        self._log = structlog.get_logger(__name__)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then finish within the shutdown budget."""
+        watching = asyncio.create_task(self._watcher.run(), name="watch")
+        serving = asyncio.create_task(self._server.serve(), name="serve")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({watching, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                await self._finish(serving)
+        finally:
+            self._server.should_exit = True
+            for task in (watching, stopping):
+                task.cancel()
+            await serving
+            await self._publisher.close()
+            await self._upstreams.retain(frozenset())
+        with suppress(asyncio.CancelledError):
+            await watching  # raises what has ended it, if it was not us
+
+    async def _finish(self, serving: asyncio.Task[None]) -> None:
+        self._log.info("stopping", in_flight=self._proxy.in_flight)
+        self._application.stopping = True
+        budget = self._settings.shutdown_timeout_seconds
+        delay = min(self._settings.shutdown_delay_seconds, budget)
+        await asyncio.wait({serving}, timeout=delay)
+        self._server.should_exit = True
+        await asyncio.wait({serving}, timeout=budget - delay)
+        self._proxy.interrupt_all()
+        await asyncio.wait({serving}, timeout=_LAST_ERRORS_SECONDS)
+        try:
+            async with asyncio.timeout(_WITHDRAWAL_SECONDS):
+                await self._publisher.withdrawn()
+        except TimeoutError:
+            self._log.warning("demand could not be withdrawn; the operator lets it expire")
+        self._log.info("stopped")
+
+    @property
+    def port(self) -> int | None:
+        """The port that is listened on, once it is."""
+        if not self._server.started:
+            return None
+        return int(self._server.servers[0].sockets[0].getsockname()[1])
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered yet."""
+        return self._proxy.in_flight
+
+    def _take_catalog(self, catalog: Catalog) -> None:
+        self._dispatcher.replace_catalog(catalog)
+        closing = asyncio.create_task(self._upstreams.retain(catalog.endpoints()))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+async def serve(settings: Settings) -> None:
+    """Run the gateway against the cluster it is in until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with open_cluster(settings.namespace) as cluster:
+        await Gateway(settings, cluster).serve(stop)
+
+
+def main() -> None:
+    """Console script. Exits with 2 when a setting is wrong, with 1 when the cluster is."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "MODELSERVING_" + "_".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"{name}: {problem['msg']}\n")
+        sys.exit(2)
+    _configure_logging(settings)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except ClusterError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+def _configure_logging(settings: Settings) -> None:
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level.value),
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        cache_logger_on_first_use=True,
+    )
+    # uvicorn and aiohttp log through the standard library: only what a person must see.
+    logging.basicConfig(
+        level=logging.WARNING, format='{"level":"%(levelname)s","event":"%(name)s: %(message)s"}'
+    )

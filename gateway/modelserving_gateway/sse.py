@@ -1,0 +1,49 @@
+"""Server-sent events on their way through: whole lines only, and the error that ends a stream.
+
+Pure. Source: WHATWG HTML, server-sent events; OpenAI's streaming errors (`data: {"error": …}`).
+"""
+
+from typing import Final
+
+from modelserving_gateway.errors import ApiError
+
+_MAX_HELD_BACK: Final = 1_048_576
+"""1 MiB of one unfinished line, far above any event of an engine; then it passes as it is."""
+
+
+def is_event_stream(content_type: bytes | None, content_encoding: bytes | None) -> bool:
+    """Say whether the body is readable as server-sent events (a compressed one is not)."""
+    if content_type is None or content_encoding not in (None, b"identity"):
+        return False
+    return content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
+
+
+class WholeLines:
+    """Passes bytes on up to the last line that is complete, and keeps the rest back.
+
+    So a stream that breaks in the middle of a line never shows half an event to the client.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what may be passed on now."""
+        if not self._rest and chunk.endswith(b"\n"):
+            return chunk
+        chunk = self._rest + chunk
+        end = chunk.rfind(b"\n") + 1
+        if len(chunk) - end > _MAX_HELD_BACK:
+            end = len(chunk)
+        self._rest = chunk[end:]
+        return chunk[:end]
+
+    def finish(self) -> bytes:
+        """Return what was kept back, for a stream that has ended by itself."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def error_event(error: ApiError) -> bytes:
+    """Return the event that ends a stream; the blank line before it ends a started event."""
+    return b"\ndata: " + error.body() + b"\n\n"

@@ -1,0 +1,176 @@
+"""Requests to engines: httpx over aiohttp's connections, and what can go wrong there.
+
+Thin: no routing, no retries, nothing about clients. A failure is told once, in one exception.
+"""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from enum import StrEnum
+from typing import Any, Final
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from modelserving_gateway.headers import RawHeaders
+
+_KEEP_ALIVE_SECONDS: Final = 4.0
+"""vLLM's server closes a silent connection after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): we do before
+it, so that no request is sent into a connection that is being closed."""
+
+_TCP_OPTIONS: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+"""A node that dies says nothing: without these a request would wait for the whole read timeout.
+After 15 s of silence three probes, 5 s apart; 30 s (in ms) for data that nobody acknowledges."""
+
+
+class FailureKind(StrEnum):
+    """How an engine failed a request."""
+
+    UNREACHABLE = "unreachable"
+    """No connection: the engine has seen nothing of the request."""
+    LOST = "lost"
+    """The connection broke: the engine may have worked on the request."""
+    SILENT = "silent"
+    """Nothing was heard for the whole read timeout."""
+
+
+class UpstreamError(Exception):
+    """An engine failed before or amid its answer."""
+
+    def __init__(self, kind: FailureKind, cause: BaseException) -> None:
+        super().__init__(f"{kind}: {type(cause).__name__}: {cause}")
+        self.kind = kind
+
+
+class Answer:
+    """An engine's answer, of whose body the first chunk is there."""
+
+    def __init__(self, response: httpx.Response, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        self.status = response.status_code
+        self.headers: RawHeaders = response.headers.raw
+        self._first = first
+        self._rest = rest
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, undecoded. Raises UpstreamError."""
+        yield self._first
+        try:
+            async for chunk in self._rest:
+                yield chunk
+        except _FAILURES as error:
+            raise UpstreamError(_kind(error), error) from error
+
+
+class _Engine:
+    """The connections to one endpoint, kept until it is gone and nothing runs on it."""
+
+    def __init__(self) -> None:
+        self.transport = AiohttpTransport(client=_session, verify=False)
+        self.in_flight = 0
+        self.gone = False
+
+    async def close_if_done(self) -> None:
+        if self.gone and self.in_flight == 0:
+            await self.transport.aclose()
+
+
+class Upstreams:
+    """All engines that requests go to."""
+
+    def __init__(self, *, connect_timeout: float, read_timeout: float) -> None:
+        self._engines: dict[str, _Engine] = {}
+        self._extensions = {"timeout": {"connect": connect_timeout, "read": read_timeout}}
+
+    async def retain(self, endpoints: frozenset[str]) -> None:
+        """Let go of every endpoint that is not among those, as soon as nothing runs on it.
+
+        A Pod that comes later may have the same address; it must not get an old connection.
+        """
+        for endpoint in self._engines.keys() - endpoints:
+            engine = self._engines.pop(endpoint)
+            engine.gone = True
+            await engine.close_if_done()
+
+    @asynccontextmanager
+    async def post(
+        self, endpoint: str, path: str, headers: RawHeaders, content: bytes
+    ) -> AsyncIterator[Answer]:
+        """POST to an engine and wait for the first chunk of its answer's body.
+
+        Raises UpstreamError. However the context is left, the answer is let go of: unless it was
+        whole, its connection is closed, so that the engine stops working on it.
+        """
+        engine = self._engines.setdefault(endpoint, _Engine())
+        engine.in_flight += 1
+        try:
+            request = httpx.Request(
+                "POST",
+                endpoint.rstrip("/") + path,
+                headers=headers,
+                content=content,
+                extensions=self._extensions,
+            )
+            async with aclosing(await _begin(engine.transport, request)) as response:
+                rest = response.aiter_raw()
+                yield Answer(response, await _first(rest), rest)
+        finally:
+            engine.in_flight -= 1
+            await engine.close_if_done()
+
+
+async def _begin(transport: AiohttpTransport, request: httpx.Request) -> httpx.Response:
+    try:
+        return await transport.handle_async_request(request)
+    except _FAILURES as error:
+        raise UpstreamError(_kind(error), error) from error
+
+
+async def _first(chunks: AsyncIterator[bytes]) -> bytes:
+    try:
+        return await anext(chunks, b"")
+    except _FAILURES as error:
+        raise UpstreamError(_kind(error), error) from error
+
+
+_FAILURES: Final = (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError)
+"""The transport maps most of aiohttp's errors to httpx's, but not all."""
+
+
+def _kind(error: BaseException) -> FailureKind:
+    # The transport maps "refused" and "disconnected" to the same httpx.ConnectTimeout; what really
+    # happened is only in the cause.
+    cause = error.__cause__ or error
+    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return FailureKind.UNREACHABLE
+    if isinstance(cause, aiohttp.SocketTimeoutError):
+        return FailureKind.SILENT
+    return FailureKind.LOST
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,  # aiohttp's own default is 100 connections
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            socket_factory=_socket,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # What the client did not send, the engine does not get.
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+    )
+
+
+def _socket(address: Any) -> socket.socket:
+    family, type_, protocol, _, _ = address
+    created = socket.socket(family, type_, protocol)
+    for level, option, value in _TCP_OPTIONS:
+        created.setsockopt(level, option, value)
+    return created

@@ -1,0 +1,102 @@
+"""Fixtures: a whole gateway, wired as in production, on a free port in front of a real engine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from modelserving_gateway.main import Gateway
+from modelserving_gateway.settings import Settings
+from tests.unit.gateway.fakes import Engine, FakeCluster
+
+CHAT = "/v1/chat/completions"
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 5) -> Any:
+    """Wait until the condition holds; fails with its last value when it does not."""
+    async with asyncio.timeout(seconds):
+        while not (value := condition()):
+            await asyncio.sleep(0.002)
+        return value
+
+
+@dataclass
+class Running:
+    """A gateway that serves."""
+
+    gateway: Gateway
+    cluster: FakeCluster
+    client: httpx.AsyncClient
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+    async def ask(self, model: str = "mistral", **fields: Any) -> httpx.Response:
+        """Send a chat completion."""
+        return await self.client.post(CHAT, json={"model": model, **fields})
+
+    def asking(self, model: str = "mistral", **fields: Any) -> asyncio.Task[httpx.Response]:
+        """Send a chat completion in the background."""
+        return asyncio.create_task(self.ask(model, **fields))
+
+    async def status(self) -> Any:
+        """Return GET /status."""
+        return (await self.client.get("/status")).json()
+
+    async def held(self, count: int) -> None:
+        """Wait until that many requests are held."""
+        async with asyncio.timeout(5):
+            while (await self.status())["held"] != count:
+                await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def running(cluster: FakeCluster, **settings: Any) -> AsyncIterator[Running]:
+    """Run a gateway against the cluster, and end it by its own shutdown."""
+    values: dict[str, Any] = {
+        "namespace": "default",
+        "pod_name": "gateway-0",
+        "host": "127.0.0.1",
+        "port": 0,
+        "shutdown_delay_seconds": 0,
+        "shutdown_timeout_seconds": 2,
+    }
+    gateway = Gateway(Settings(**{**values, **settings}), cluster)
+    stop = asyncio.Event()
+    task = asyncio.create_task(gateway.serve(stop))
+    try:
+        port = await eventually(lambda: task.done() or gateway.port)
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=20,
+            limits=httpx.Limits(max_connections=None),
+        ) as client:
+            yield Running(gateway, cluster, client, stop, task)
+    finally:
+        stop.set()
+        await task
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Start gateways that end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def starter(cluster: FakeCluster, **settings: Any) -> Running:
+            return await stack.enter_async_context(running(cluster, **settings))
+
+        yield starter
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    """An engine that answers."""
+    engine = await Engine().start()
+    yield engine
+    await engine.stop()
