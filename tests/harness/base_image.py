@@ -7,8 +7,10 @@ with its Python 3.11) made by debootstrap from Debian packages.
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from tests.harness import content_hash, debian, docker
@@ -61,8 +63,9 @@ def own_tag() -> str:
     return f"modelserving/base:{key}"
 
 
+@cache
 def _pip_configuration() -> str:
-    listing = run(["pip", "config", "list"]) if shutil.which("pip") else ""
+    listing = run([sys.executable, "-m", "pip", "config", "list"])
     return pip_configuration(listing, os.environ)
 
 

@@ -83,21 +83,24 @@ class Cluster:
             timeout=timeout,
         )
 
-    def load(self, tag: str) -> None:
-        """Give the worker, where all Pods of the product run, an image that Docker has."""
-        self._require_kind(tag)
-        images.load(tag, nodes=[self.worker])
+    def load(self, *tags: str) -> None:
+        """Give the worker, where all Pods of the product run, images that Docker has."""
+        self._require_kind(*tags)
+        images.load(tags, node=self.worker, through=self._shared())
 
     def load_archive(self, archive: Path, tag: str) -> None:
         """Give the worker an image from an archive that lies in `archives`."""
         self._require_kind(tag)
-        images.load_archive(archive, tag, nodes=[self.worker], mounted_at=ARCHIVES_IN_NODE)
+        images.load_archive(archive, tag, node=self.worker, through=self._shared())
 
-    def _require_kind(self, tag: str) -> None:
+    def _shared(self) -> images.SharedDirectory:
+        return images.SharedDirectory(self.archives, ARCHIVES_IN_NODE)
+
+    def _require_kind(self, *tags: str) -> None:
         if self.provider != "kind":
             raise HarnessError(
-                f"{tag} cannot be copied into {self.context!r}, which the harness did not make: "
-                "push it to a registry that its nodes pull from"
+                f"{', '.join(tags)} cannot be copied into {self.context!r}, which the harness "
+                "did not make: push it to a registry that its nodes pull from"
             )
 
 
@@ -290,7 +293,11 @@ def _await_ready(cluster: Cluster, seconds: float) -> None:
 def not_ready(
     nodes: list[dict[str, Any]], pods: list[dict[str, Any]], *, expected_nodes: int
 ) -> str:
-    """Say what is not Ready yet among nodes and Pods (API objects); empty when all is."""
+    """Say what is not Ready yet among nodes and Pods (API objects); empty when all is.
+
+    Static Pods are left out: an old kubelet reports them Ready up to a minute late, and that
+    CoreDNS was created, scheduled and is Ready proves the control plane better.
+    """
     if len(nodes) < expected_nodes:
         return f"{len(nodes)} of {expected_nodes} nodes have joined"
     waiting = [item["metadata"]["name"] for item in nodes if not _has_condition(item, "Ready")]
@@ -299,8 +306,16 @@ def not_ready(
     # CoreDNS comes last: without it, all of the Pods there are can be Ready too early.
     if not any(item["metadata"]["name"].startswith("coredns-") for item in pods):
         return "there is no CoreDNS Pod yet"
-    waiting = [item["metadata"]["name"] for item in pods if not _has_condition(item, "Ready")]
+    waiting = [
+        item["metadata"]["name"]
+        for item in pods
+        if not _is_static(item) and not _has_condition(item, "Ready")
+    ]
     return f"Pods {', '.join(sorted(waiting))}" if waiting else ""
+
+
+def _is_static(pod: Mapping[str, Any]) -> bool:
+    return "kubernetes.io/config.mirror" in (pod["metadata"].get("annotations") or {})
 
 
 def _has_condition(item: Mapping[str, Any], kind_of_condition: str) -> bool:
