@@ -13,6 +13,7 @@ import structlog
 from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.body import read_body
 from modelserving_gateway.client import Client, ClientLeftError, Sent
+from modelserving_gateway.departing import Departure, departure
 from modelserving_gateway.dispatch import Dispatcher
 from modelserving_gateway.errors import ApiError
 from modelserving_gateway.headers import RawHeaders
@@ -46,7 +47,6 @@ class Exchange:
     held: Held | None = None
     was_held: bool = False
     held_seconds: float = 0.0
-    forwarded_at: float | None = None
     first_byte_seconds: float | None = None
     reached_engine: int = 0
     """How often an engine may have begun with it and was then lost."""
@@ -162,12 +162,13 @@ class Proxy:
         )
 
     def _take_failure(self, exchange: Exchange, endpoint: str, failure: UpstreamError) -> None:
-        """Note a failure before the first byte; raises ApiError when it is the last one."""
+        """Note a failure; raises ApiError when the request must not be sent again."""
         self._metrics.upstream_failures.labels(exchange.model, failure.kind).inc()
         if failure.kind is FailureKind.SILENT:
-            raise errors.upstream_timeout(
-                exchange.model, self._settings.upstream_read_timeout_seconds
-            ) from failure
+            seconds = self._settings.upstream_read_timeout_seconds
+            raise errors.upstream_timeout(exchange.model, seconds) from failure
+        if failure.amid_answer:
+            raise errors.upstream_lost(exchange.model) from failure
         if failure.kind is FailureKind.LOST:
             exchange.reached_engine += 1
         if exchange.reached_engine >= self._settings.max_upstream_attempts:
@@ -187,47 +188,18 @@ class Proxy:
         )
 
     async def _forward(self, exchange: Exchange, endpoint: str, content: bytes) -> None:
-        """Send to the engine and pass its answer on.
-
-        Raises UpstreamError only while the client has seen nothing of an answer and the engine has
-        sent nothing of one.
-        """
+        """Send to the engine and pass its answer on. Raises UpstreamError."""
         client = exchange.client
-        exchange.forwarded_at = time.monotonic()
+        begun = time.monotonic()
         in_flight = self._metrics.in_flight.labels(exchange.model)
         in_flight.inc()
         try:
-            async with self._upstreams.post(
-                endpoint,
-                exchange.path,
-                headers.to_engine(client.headers, client.request_id),
-                content,
-            ) as answer:
-                exchange.first_byte_seconds = time.monotonic() - exchange.forwarded_at
-                try:
-                    await self._pass_on(client, answer)
-                except UpstreamError as failure:
-                    raise self._lost_amid_answer(exchange, failure) from failure
+            to_engine = headers.to_engine(client.headers, client.request_id)
+            async with self._upstreams.post(endpoint, exchange.path, to_engine, content) as answer:
+                exchange.first_byte_seconds = time.monotonic() - begun
+                await _pass_on(client, answer)
         finally:
             in_flight.dec()
-
-    def _lost_amid_answer(self, exchange: Exchange, failure: UpstreamError) -> ApiError:
-        self._metrics.upstream_failures.labels(exchange.model, failure.kind).inc()
-        if failure.kind is FailureKind.SILENT:
-            return errors.upstream_timeout(
-                exchange.model, self._settings.upstream_read_timeout_seconds
-            )
-        return errors.upstream_lost(exchange.model)
-
-    async def _pass_on(self, client: Client, answer: Answer) -> None:
-        answer_headers = headers.to_client(answer.headers)
-        if sse.is_event_stream(
-            headers.first(answer.headers, b"content-type"),
-            headers.first(answer.headers, b"content-encoding"),
-        ):
-            await _pass_events(client, answer, answer_headers)
-        else:
-            await _pass_plain(client, answer, answer_headers)
 
     def _account(self, exchange: Exchange) -> None:
         client = exchange.client
@@ -254,6 +226,17 @@ class Proxy:
         )
 
 
+async def _pass_on(client: Client, answer: Answer) -> None:
+    answer_headers = headers.to_client(answer.headers)
+    if sse.is_event_stream(
+        headers.first(answer.headers, b"content-type"),
+        headers.first(answer.headers, b"content-encoding"),
+    ):
+        await _pass_events(client, answer, answer_headers)
+    else:
+        await _pass_plain(client, answer, answer_headers)
+
+
 async def _pass_events(client: Client, answer: Answer, answer_headers: RawHeaders) -> None:
     lines = sse.WholeLines()
     await client.start(answer.status, answer_headers, Sent.EVENTS)
@@ -266,7 +249,9 @@ async def _pass_plain(client: Client, answer: Answer, answer_headers: RawHeaders
     chunks = answer.chunks()
     parts, whole = await _first_bytes(chunks)
     if whole:
-        await client.answer(answer.status, answer_headers, b"".join(parts))
+        body = b"".join(parts)
+        _require_staying(answer.status, body)
+        await client.answer(answer.status, answer_headers, body)
         return
     length = headers.first(answer.headers, b"content-length")
     if length is not None:
@@ -277,6 +262,15 @@ async def _pass_plain(client: Client, answer: Answer, answer_headers: RawHeaders
     async for chunk in chunks:
         await client.write(chunk)
     await client.finish()
+
+
+def _require_staying(status: int, body: bytes) -> None:
+    """Raise UpstreamError when the answer is that of an engine which is going away."""
+    match departure(status, body):
+        case Departure.NOT_BEGUN:
+            raise UpstreamError(FailureKind.DEPARTING, "it is shutting down")
+        case Departure.BROKEN_OFF:
+            raise UpstreamError(FailureKind.LOST, "its core process has died")
 
 
 async def _first_bytes(chunks: AsyncIterator[bytes]) -> tuple[list[bytes], bool]:

@@ -40,14 +40,17 @@ class FailureKind(StrEnum):
     """The connection broke: the engine may have worked on the request."""
     SILENT = "silent"
     """Nothing was heard for the whole read timeout."""
+    DEPARTING = "departing"
+    """It is being stopped and has turned the request down."""
 
 
 class UpstreamError(Exception):
-    """An engine failed before or amid its answer."""
+    """An engine failed before its answer, or amid it: then bytes of it have come."""
 
-    def __init__(self, kind: FailureKind, cause: BaseException) -> None:
-        super().__init__(f"{kind}: {type(cause).__name__}: {cause}")
+    def __init__(self, kind: FailureKind, message: str, *, amid_answer: bool = False) -> None:
+        super().__init__(f"{kind}: {message}")
         self.kind = kind
+        self.amid_answer = amid_answer
 
 
 class Answer:
@@ -66,7 +69,7 @@ class Answer:
             async for chunk in self._rest:
                 yield chunk
         except _FAILURES as error:
-            raise UpstreamError(_kind(error), error) from error
+            raise _upstream_error(error, amid_answer=True) from error
 
 
 class _Engine:
@@ -130,18 +133,23 @@ async def _begin(transport: AiohttpTransport, request: httpx.Request) -> httpx.R
     try:
         return await transport.handle_async_request(request)
     except _FAILURES as error:
-        raise UpstreamError(_kind(error), error) from error
+        raise _upstream_error(error) from error
 
 
 async def _first(chunks: AsyncIterator[bytes]) -> bytes:
     try:
         return await anext(chunks, b"")
     except _FAILURES as error:
-        raise UpstreamError(_kind(error), error) from error
+        raise _upstream_error(error) from error
 
 
 _FAILURES: Final = (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError)
 """The transport maps most of aiohttp's errors to httpx's, but not all."""
+
+
+def _upstream_error(error: BaseException, *, amid_answer: bool = False) -> UpstreamError:
+    message = f"{type(error).__name__}: {error}"
+    return UpstreamError(_kind(error), message, amid_answer=amid_answer)
 
 
 def _kind(error: BaseException) -> FailureKind:

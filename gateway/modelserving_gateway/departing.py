@@ -1,0 +1,33 @@
+"""Recognises the answers by which an engine that is going away turns requests down.
+
+Pure. vLLM has no status of its own for them: while it drains its port stays open, and a new request
+gets a 500. Passed on, that would be a lost request; the next engine answers it.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Departure(StrEnum):
+    """What such an answer says about the request."""
+
+    NOT_BEGUN = "not begun"
+    BROKEN_OFF = "broken off"
+
+
+_MESSAGES: Final = (
+    # vLLM 0.32 after SIGTERM, from its executor.
+    (b"cannot schedule new futures after shutdown", Departure.NOT_BEGUN),
+    # vllm.v1.engine.exceptions.EngineDeadError: the engine process is gone, its server follows.
+    (b"EngineCore encountered an issue", Departure.BROKEN_OFF),
+)
+
+_LONGEST: Final = 16_384
+"""Bytes; these errors are a line, and a larger body is not searched."""
+
+
+def departure(status: int, body: bytes) -> Departure | None:
+    """Return what the answer says, when it is one of an engine that is going away."""
+    if status not in (500, 503) or len(body) > _LONGEST:
+        return None
+    return next((kind for message, kind in _MESSAGES if message in body), None)
