@@ -8,14 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from tests.harness import content_hash, debian, docker
 from tests.harness.errors import HarnessError
-from tests.harness.locking import exclusive
+from tests.harness.locking import exclusive, scratch
 from tests.harness.paths import cache_directory
 from tests.harness.process import run
 from tests.harness.progress import step
@@ -109,9 +108,9 @@ def _debootstrap(tag: str) -> None:
     if os.geteuid() != 0:
         raise HarnessError("making a base image with debootstrap needs root: run this as root")
     debian.require_packages(("debootstrap",), "making a base image from Debian packages")
-    scratch = cache_directory("scratch")
-    root = Path(tempfile.mkdtemp(prefix="base-", dir=scratch))
-    try:
+    with scratch("base") as root:
+        # Its chroot has to be traversable for the users that packages create in it.
+        root.chmod(0o755)
         run(
             [
                 "debootstrap",
@@ -122,12 +121,10 @@ def _debootstrap(tag: str) -> None:
                 debian.archive(),
             ],
             timeout=1200,
-            log=scratch / "debootstrap.log",
+            log=cache_directory("base") / "debootstrap.log",
         )
         _configure(root)
         _import(root, tag)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _configure(root: Path) -> None:

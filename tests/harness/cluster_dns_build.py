@@ -1,12 +1,10 @@
 """Builds node/cluster_dns, the stand-in for CoreDNS, with Debian's Go. About 15 s, once."""
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from tests.harness import content_hash, debian
-from tests.harness.locking import exclusive
+from tests.harness.locking import exclusive, scratch
 from tests.harness.paths import cache_directory
 from tests.harness.process import run
 from tests.harness.progress import step
@@ -24,21 +22,17 @@ def program() -> Path:
         return result
     with exclusive("cluster_dns"):
         debian.require_packages(_PACKAGES, "building the cluster's DNS server")
-        scratch = Path(tempfile.mkdtemp(prefix="dns-", dir=cache_directory("scratch")))
-        try:
-            with step("Build the cluster's DNS server"):
-                run(
-                    ["go", "build", "-ldflags", "-s -w", "-o", scratch / "cluster_dns", "."],
-                    cwd=SOURCE,
-                    env={
-                        # Debian's Go libraries lie in a GOPATH; modules would be downloaded.
-                        "GOPATH": "/usr/share/gocode",
-                        "GO111MODULE": "off",
-                        "CGO_ENABLED": "0",
-                        "GOCACHE": str(scratch / "go-cache"),
-                    },
-                )
-            os.replace(scratch / "cluster_dns", result)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with scratch("cluster_dns") as work, step("Build the cluster's DNS server"):
+            run(
+                ["go", "build", "-ldflags", "-s -w", "-o", work / "cluster_dns", "."],
+                cwd=SOURCE,
+                env={
+                    # Debian's Go libraries lie in a GOPATH; modules would be downloaded.
+                    "GOPATH": "/usr/share/gocode",
+                    "GO111MODULE": "off",
+                    "CGO_ENABLED": "0",
+                    "GOCACHE": str(work / "go-cache"),
+                },
+            )
+            os.replace(work / "cluster_dns", result)
     return result

@@ -5,12 +5,11 @@ Yields static binaries and the pause program. Takes about 5 minutes on 2 cores, 
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from tests.harness import content_hash, debian
 from tests.harness.errors import HarnessError
-from tests.harness.locking import exclusive
+from tests.harness.locking import exclusive, scratch
 from tests.harness.paths import cache_directory
 from tests.harness.process import run
 from tests.harness.progress import step
@@ -64,21 +63,18 @@ def binaries() -> Path:
             return result
         debian.require_release("Kubernetes cannot be pulled as an image")
         debian.require_packages(_PACKAGES, "building Kubernetes")
-        scratch = Path(tempfile.mkdtemp(prefix="kubernetes-", dir=cache_directory("scratch")))
-        try:
+        with scratch("kubernetes") as work:
             with step("Download Kubernetes' source from Debian"):
                 suite = debian.Suite(debian.RELEASE)
                 suite.update()
-                tree = suite.source_tree("kubernetes", scratch)
+                tree = suite.source_tree("kubernetes", work)
             with step(f"Build Kubernetes {VERSION} (about 5 minutes, once)"):
-                _compile(tree, scratch, home / "build.log")
-            _keep(tree, scratch / "kept", result)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+                _compile(tree, work, home / "build.log")
+            _keep(tree, work / "kept", result)
     return result
 
 
-def _compile(tree: Path, scratch: Path, log: Path) -> None:
+def _compile(tree: Path, work: Path, log: Path) -> None:
     # The vendored reflect2 reads runtime internals that changed in Go 1.18: kube-apiserver
     # built with it crashes. Debian packages the fixed release.
     vendored = tree / "vendor" / _REFLECT2
@@ -95,7 +91,7 @@ def _compile(tree: Path, scratch: Path, log: Path) -> None:
             "GOPATH": str(tree / ".go"),
             "GO111MODULE": "off",
             "CGO_ENABLED": "0",
-            "GOCACHE": str(scratch / "go-cache"),
+            "GOCACHE": str(work / "go-cache"),
             "GOLDFLAGS": _LINKER_FLAGS,
             # make changes into the link by its logical name only when the shell does.
             "PWD": str(link),

@@ -5,7 +5,6 @@ Lays out the build; what happens inside is in node/Dockerfile and node/adapt.sh.
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from tests.harness import (
@@ -16,8 +15,7 @@ from tests.harness import (
     kubernetes_build,
     tools,
 )
-from tests.harness.locking import exclusive
-from tests.harness.paths import cache_directory
+from tests.harness.locking import exclusive, scratch
 from tests.harness.progress import step
 
 # The default of the kind release that Debian has (tools.KIND_VERSION).
@@ -49,18 +47,14 @@ def _from_debian() -> str:
     with exclusive("node-image"):
         if docker.has_image(tag):
             return tag
-        scratch = Path(tempfile.mkdtemp(prefix="node-", dir=cache_directory("scratch")))
-        try:
-            with step(f"Build the node image {tag}"):
-                _lay_out(scratch, binaries, dns, kind_files)
-                images.build_as(
-                    tag,
-                    dockerfile=_FILES / "Dockerfile",
-                    context=scratch,
-                    build_args={"BASE_IMAGE": base},
-                )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with scratch("node") as context, step(f"Build the node image {tag}"):
+            _lay_out(context, binaries, dns, kind_files)
+            images.build_as(
+                tag,
+                dockerfile=_FILES / "Dockerfile",
+                context=context,
+                build_args={"BASE_IMAGE": base},
+            )
     return tag
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.harness.errors import HarnessError
+from tests.harness.locking import held
 
 # Lines of a failed program's output that go into the error. Enough for a kubeadm or
 # compiler error with its context; the whole output is in the log file where one is kept.
@@ -49,6 +50,7 @@ def run(
                 env=environment,
                 cwd=cwd,
                 timeout=timeout,
+                pass_fds=held(),
                 capture_output=True,
                 text=True,
                 errors="replace",
@@ -64,6 +66,7 @@ def run(
                     env=environment,
                     cwd=cwd,
                     timeout=timeout,
+                    pass_fds=held(),
                     stdout=sink,
                     stderr=subprocess.STDOUT,
                     text=True,

@@ -9,14 +9,13 @@ import platform
 import shutil
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.harness import debian
 from tests.harness.errors import HarnessError
-from tests.harness.locking import exclusive
+from tests.harness.locking import exclusive, scratch
 from tests.harness.paths import cache_directory
 from tests.harness.process import run
 from tests.harness.progress import step
@@ -73,14 +72,11 @@ def _cached(name: str, program: str, unpack: Callable[[Path], None]) -> Path:
 
 
 def _fill(directory: Path, unpack: Callable[[Path], None]) -> None:
-    scratch = Path(tempfile.mkdtemp(prefix="tools-", dir=cache_directory("scratch")))
-    try:
-        result = scratch / "result"
+    with scratch(f"tools-{directory.name}") as work:
+        result = work / "result"
         result.mkdir()
         unpack(result)
         os.replace(result, directory)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _unpack_kind(into: Path) -> None:
