@@ -61,3 +61,6 @@ class Cluster(Protocol):
 
     async def apply(self, name: str, body: Mapping[str, Any], field_manager: str) -> None:
         """Apply a partial object by server-side apply, forced. Raises ClusterError."""
+
+    async def withdraw(self, name: str, uid: str, requester: str, field_manager: str) -> None:
+        """Take a requester's entry out of spec.requests, if it is there. Raises ClusterError."""

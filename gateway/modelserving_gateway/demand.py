@@ -80,26 +80,41 @@ def entry_to_apply(
 ) -> dict[str, Any]:
     """Return the object to apply: this gateway's own entry of spec.requests and nothing else.
 
-    Without demand there is no spec at all: applying nothing gives up what was applied before, the
-    entry and the ownership of it, so that gateways which are gone leave no trace in managedFields.
     The uid keeps a ModelServing that was made anew under the same name from getting old demand.
     """
-    body: dict[str, Any] = {
+    entry = {
+        "requester": requester,
+        "renewTime": _timestamp(renew_time),
+        "models": [
+            {"name": model, "waiting": demand.waiting, "since": _timestamp(demand.since)}
+            for model, demand in sorted(wanted.items())
+        ],
+    }
+    return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
         "metadata": {"name": serving, "uid": uid},
+        "spec": {"requests": [entry]},
     }
-    if wanted:
-        entry = {
-            "requester": requester,
-            "renewTime": _timestamp(renew_time),
-            "models": [
-                {"name": model, "waiting": demand.waiting, "since": _timestamp(demand.since)}
-                for model, demand in sorted(wanted.items())
-            ],
-        }
-        body["spec"] = {"requests": [entry]}
-    return body
+
+
+def removal_patch(
+    serving: Mapping[str, Any], uid: str, requester: str
+) -> list[dict[str, Any]] | None:
+    """Return the JSON patch (RFC 6902) that removes a requester's entry, or None without one.
+
+    Its tests make the API server refuse it when the list has changed since it was read.
+    """
+    entries = serving.get("spec", {}).get("requests") or []
+    for index, entry in enumerate(entries):
+        if entry.get("requester") == requester:
+            path = f"/spec/requests/{index}"
+            return [
+                {"op": "test", "path": "/metadata/uid", "value": uid},
+                {"op": "test", "path": f"{path}/requester", "value": requester},
+                {"op": "remove", "path": path},
+            ]
+    return None
 
 
 def _timestamp(moment: datetime) -> str:

@@ -107,7 +107,9 @@ def not_ready_yet() -> ApiError:
     return ApiError(503, "gateway_starting", message, retry_after=_SHUTDOWN_RETRY_SECONDS)
 
 
-def model_load_failed(model: str, reason: str, message: str, retry_after: float) -> ApiError:
+def model_load_failed(
+    model: str, reason: str | None, message: str | None, retry_after: float
+) -> ApiError:
     """503: the model failed to load and is not tried again before `retry_after` seconds."""
     why = ": ".join(part for part in (reason, message) if part) or "no reason was given"
     text = f"The model `{model}` could not be loaded ({why})."

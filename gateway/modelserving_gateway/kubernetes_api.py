@@ -14,6 +14,7 @@ from kubernetes.aio import client, config
 
 from modelserving_api.names import GROUP, PLURAL, VERSION
 from modelserving_gateway.cluster import Change, ChangeType, ClusterError, ExpiredError, Listing
+from modelserving_gateway.demand import removal_patch
 
 _REQUEST_TIMEOUT_SECONDS: Final = 15.0
 """For a list or a write: the API server answers in milliseconds; after this it is not there."""
@@ -99,6 +100,29 @@ class KubernetesCluster:
                 field_manager=field_manager,
                 force=True,
                 _content_type="application/apply-patch+yaml",
+                _request_timeout=_REQUEST_TIMEOUT_SECONDS,
+            )
+
+    async def withdraw(self, name: str, uid: str, requester: str, field_manager: str) -> None:
+        """Take a requester's entry out of spec.requests, if it is there. Raises ClusterError.
+
+        Not by server-side apply: a server that takes the last entry out of a list that way leaves
+        null, and refuses its own result (seen with 1.20). The removal ends the ownership as well,
+        so that gateways which are gone leave no trace in managedFields.
+        """
+        with _converted_errors():
+            serving = await self._api.get_namespaced_custom_object(
+                **self._where, name=name, _request_timeout=_REQUEST_TIMEOUT_SECONDS
+            )
+            patch = removal_patch(serving, uid, requester)
+            if patch is None:
+                return
+            await self._api.patch_namespaced_custom_object(
+                **self._where,
+                name=name,
+                body=patch,
+                field_manager=field_manager,
+                _content_type="application/json-patch+json",
                 _request_timeout=_REQUEST_TIMEOUT_SECONDS,
             )
 

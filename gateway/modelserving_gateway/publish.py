@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from modelserving_gateway.catalog import Catalog
+from modelserving_gateway.catalog import Catalog, Serving
 from modelserving_gateway.cluster import Cluster, ClusterError
 from modelserving_gateway.demand import (
     Demand,
@@ -179,15 +179,8 @@ class _Writer:
         if serving is None:
             return  # Gone, and its entry with it; who waited for it was told by the dispatcher.
         self._last_write = time.monotonic()
-        body = entry_to_apply(
-            serving=serving.name,
-            uid=serving.uid,
-            requester=self._publication.requester,
-            wanted=wanted,
-            renew_time=datetime.now(UTC),
-        )
         try:
-            await self._cluster.apply(serving.name, body, self._publication.field_manager)
+            await self._send(serving, wanted)
         except ClusterError as error:
             self._metrics.demand_writes.labels(self._serving, "failed").inc()
             self._log.warning("publishing demand failed, trying again", error=str(error))
@@ -196,5 +189,22 @@ class _Writer:
         for model in wanted.keys() - self.published.keys():
             self._metrics.swap_requests.labels(self._serving, model).inc()
         if wanted.keys() != self.published.keys():
-            self._log.info("demand published", models=sorted(wanted))
+            event = "demand published" if wanted else "demand withdrawn"
+            self._log.info(event, models=sorted(wanted))
         self.published = wanted
+
+    async def _send(self, serving: Serving, wanted: DemandByModel) -> None:
+        who = self._publication
+        if not wanted:
+            await self._cluster.withdraw(
+                serving.name, serving.uid, who.requester, who.field_manager
+            )
+            return
+        body = entry_to_apply(
+            serving=serving.name,
+            uid=serving.uid,
+            requester=who.requester,
+            wanted=wanted,
+            renew_time=datetime.now(UTC),
+        )
+        await self._cluster.apply(serving.name, body, who.field_manager)

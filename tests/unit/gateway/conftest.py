@@ -8,10 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+from httpx_aiohttp import HttpxAiohttpClient
 
 from modelserving_gateway.main import Gateway
 from modelserving_gateway.settings import Settings
 from tests.unit.gateway.fakes import Engine, FakeCluster
+
+UNLIMITED = httpx.Limits(max_connections=0)
+"""What aiohttp takes for no limit; None would be its default, 100."""
 
 CHAT = "/v1/chat/completions"
 
@@ -19,7 +23,7 @@ CHAT = "/v1/chat/completions"
 async def eventually(condition: Callable[[], Any], seconds: float = 5) -> Any:
     """Wait until the condition holds; fails with its last value when it does not."""
     async with asyncio.timeout(seconds):
-        while not (value := condition()):
+        while not (value := condition()):  # noqa: ASYNC110 - some conditions signal nothing
             await asyncio.sleep(0.002)
         return value
 
@@ -49,7 +53,7 @@ class Running:
     async def held(self, count: int) -> None:
         """Wait until that many requests are held."""
         async with asyncio.timeout(5):
-            while (await self.status())["held"] != count:
+            while (await self.status())["held"] != count:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
 
@@ -69,10 +73,8 @@ async def running(cluster: FakeCluster, **settings: Any) -> AsyncIterator[Runnin
     task = asyncio.create_task(gateway.serve(stop))
     try:
         port = await eventually(lambda: task.done() or gateway.port)
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}",
-            timeout=20,
-            limits=httpx.Limits(max_connections=None),
+        async with HttpxAiohttpClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=20, limits=UNLIMITED
         ) as client:
             yield Running(gateway, cluster, client, stop, task)
     finally:

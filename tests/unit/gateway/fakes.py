@@ -29,7 +29,7 @@ def serving(
     status: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return a ModelServing as the API server has it; `models` maps names to aliases."""
-    models = {"mistral": ["mistralai/Mistral-7B", "gpt-4"], "coder": []} if not models else models
+    models = models or {"mistral": ["mistralai/Mistral-7B", "gpt-4"], "coder": []}
     return {
         "apiVersion": "modelserving.dev/v1alpha1",
         "kind": "ModelServing",
@@ -67,7 +67,8 @@ class FakeCluster:
     def __init__(self, *servings: dict[str, Any]) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
         self.applied: list[tuple[str, dict[str, Any], str]] = []
-        self.failing_applies = 0
+        self.withdrawn: list[tuple[str, str]] = []
+        self.failing_writes = 0
         self.failing_lists = 0
         self.lists = 0
         self.expire_watches = False
@@ -80,11 +81,11 @@ class FakeCluster:
 
     def put(self, body: Mapping[str, Any]) -> None:
         """Create or replace a ModelServing."""
-        body = deepcopy(dict(body))
-        name = body["metadata"]["name"]
+        stored = deepcopy(dict(body))
+        name = stored["metadata"]["name"]
         kind = ChangeType.MODIFIED if name in self.objects else ChangeType.ADDED
-        self.objects[name] = body
-        self._emit(kind, body)
+        self.objects[name] = stored
+        self._emit(kind, stored)
 
     def set_status(self, name: str, **status: Any) -> None:
         """Replace the status."""
@@ -135,19 +136,32 @@ class FakeCluster:
 
     async def apply(self, name: str, body: Mapping[str, Any], field_manager: str) -> None:
         """Apply: the manager's earlier entry goes, the one in the body comes."""
-        if self.failing_applies:
-            self.failing_applies -= 1
-            raise ClusterError("409 Conflict")
+        self._fail_sometimes(name)
         self.applied.append((name, deepcopy(dict(body)), field_manager))
+        (entry,) = body["spec"]["requests"]
+        self._set_entry(name, entry["requester"], [entry])
+
+    async def withdraw(self, name: str, uid: str, requester: str, field_manager: str) -> None:
+        """Remove the entry."""
+        self._fail_sometimes(name)
+        self.withdrawn.append((name, requester))
+        assert self.objects[name]["metadata"]["uid"] == uid
+        self._set_entry(name, requester, [])
+
+    def _fail_sometimes(self, name: str) -> None:
+        if self.failing_writes:
+            self.failing_writes -= 1
+            raise ClusterError("409 Conflict")
         if name not in self.objects:
             raise ClusterError("404 Not Found")
-        requester = field_manager.removeprefix("modelserving-gateway-")
-        entries = [
-            entry
-            for entry in self.objects[name]["spec"].get("requests", [])
-            if entry["requester"] != requester
+
+    def _set_entry(self, name: str, requester: str, entry: list[dict[str, Any]]) -> None:
+        others = [
+            each
+            for each in self.objects[name]["spec"].get("requests", [])
+            if each["requester"] != requester
         ]
-        self.set_spec(name, requests=entries + body.get("spec", {}).get("requests", []))
+        self.set_spec(name, requests=others + entry)
 
     def _emit(self, kind: ChangeType, body: dict[str, Any]) -> None:
         self._version += 1

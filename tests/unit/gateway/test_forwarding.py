@@ -239,12 +239,15 @@ async def test_a_large_plain_answer_is_streamed_with_its_length(
     assert answer.headers["content-length"] == str(len(body))
 
 
-async def test_streams_and_plain_answers_work_through_the_ordinary_client(
+async def test_a_stream_is_read_line_by_line_by_the_ordinary_httpx_client(
     start: Start, engine: Engine
 ) -> None:
     engine.behaviour = stream
     gateway = await start(active(engine))
-    async with gateway.client.stream("POST", CHAT, json={"model": "mistral"}) as answer:
+    url = f"http://127.0.0.1:{gateway.gateway.port}{CHAT}"
+    async with (
+        httpx.AsyncClient() as client,
+        client.stream("POST", url, json={"model": "mistral"}) as answer,
+    ):
         lines = [line async for line in answer.aiter_lines() if line]
     assert lines == ['data: {"n": 0}', 'data: {"n": 1}', 'data: {"n": 2}', "data: [DONE]"]
-    assert isinstance(answer, httpx.Response)
