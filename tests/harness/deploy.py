@@ -86,9 +86,10 @@ def install(cluster: Cluster, namespace: str, *, values: Mapping[str, Any] | Non
         cluster.load(tag)
     ensure_namespace(cluster, namespace)
     with step(f"Install the chart in {namespace}"):
-        # Helm never upgrades a CRD. Validation by an old client would refuse CEL rules.
+        # Helm never upgrades a CRD. A server that does not know CEL refuses it in a server-side
+        # apply; in a plain one it drops the rules.
         cluster.kubectl(
-            *("apply", "--server-side", "--force-conflicts", "--validate=false"),
+            *("apply", "--validate=false"),
             *("--filename", str(CHART / "crds")),
         )
         _helm_upgrade(cluster, namespace, _values(built, values or {}))
