@@ -86,7 +86,9 @@ def _root_schema() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural_schema(ModelServingSpec.model_json_schema(by_alias=True)),
-            "status": structural_schema(ModelServingStatus.model_json_schema(by_alias=True)),
+            "status": _without_defaults(
+                structural_schema(ModelServingStatus.model_json_schema(by_alias=True))
+            ),
         },
     }
 
@@ -117,6 +119,15 @@ def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
         else:
             result[key] = value if key in ("default", "enum") else _resolve(value, definitions)
     return result
+
+
+def _without_defaults(node: Any) -> Any:
+    """Leave the status as it was written: what the operator did not say, no server should add."""
+    if isinstance(node, list):
+        return [_without_defaults(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _without_defaults(value) for key, value in node.items() if key != "default"}
 
 
 def _inline(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class ModelStatus(StatusType):
 
     name: str
     state: ModelState = ModelState.STOPPED
-    reason: str = ""
-    message: str = ""
+    reason: str | None = None
+    message: str | None = None
     load_seconds: float | None = Field(
         default=None, description="From scale-up to the first completion, when last measured."
     )
@@ -80,7 +80,7 @@ class CurrentSwap(StatusType):
         default=None, alias="to", description="Empty when the GPU is being freed."
     )
     reason: str
-    message: str = ""
+    message: str
     phase: SwapPhase
     started_time: datetime
     drained_time: datetime | None = None
@@ -114,7 +114,7 @@ class LastSwap(StatusType):
     from_model: str | None = Field(default=None, alias="from")
     to_model: str | None = Field(default=None, alias="to")
     reason: str
-    message: str = ""
+    message: str
     outcome: SwapOutcome
     started_time: datetime
     finished_time: datetime

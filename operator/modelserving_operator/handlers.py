@@ -79,7 +79,8 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
 
 
 def _register_lifecycle(registry: kopf.OperatorRegistry, operator: Operator) -> None:
-    @kopf.on.startup(registry=registry)
+    # Whatever keeps us from starting will not go away by itself: exit, and be restarted.
+    @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure(settings)
         operator.api = await KubernetesApi.connect()
@@ -134,15 +135,15 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 
 def _register_watches(registry: kopf.OperatorRegistry, operator: Operator) -> None:
-    @kopf.index("apps", "v1", "deployments", labels=_OURS, registry=registry)
+    @kopf.index("apps", "v1", "deployments", id="deployments", labels=_OURS, registry=registry)
     async def deployments(body: kopf.Body, **_: Any) -> dict[Key, DeploymentView]:
         return {_key(body): DeploymentView.parse(body)}
 
-    @kopf.index("", "v1", "services", labels=_OURS, registry=registry)
+    @kopf.index("", "v1", "services", id="services", labels=_OURS, registry=registry)
     async def services(body: kopf.Body, **_: Any) -> dict[Key, ServiceView]:
         return {_key(body): ServiceView.parse(body)}
 
-    @kopf.index("", "v1", "pods", labels=_OURS, registry=registry)
+    @kopf.index("", "v1", "pods", id="pods", labels=_OURS, registry=registry)
     async def pods(body: kopf.Body, **_: Any) -> dict[Key, PodView]:
         return {_key(body): PodView.parse(body)}
 
@@ -158,7 +159,9 @@ def _register_watches(registry: kopf.OperatorRegistry, operator: Operator) -> No
 
 
 def _register_daemon(registry: kopf.OperatorRegistry, operator: Operator) -> None:
-    @kopf.daemon(GROUP, VERSION, PLURAL, registry=registry, cancellation_timeout=5.0)
+    @kopf.daemon(
+        GROUP, VERSION, PLURAL, id="reconcile", registry=registry, cancellation_timeout=5.0
+    )
     async def reconcile(
         *,
         namespace: str | None,

@@ -66,7 +66,7 @@ def record(
         for state in ModelState:
             MODEL_STATE.labels(namespace, name, model.name, state.value).set(model.state is state)
         if model.failures > before.model(model.name).failures:
-            LOAD_FAILURES.labels(namespace, name, model.name, model.reason).inc()
+            LOAD_FAILURES.labels(namespace, name, model.name, model.reason or "").inc()
     for gone in {each.name for each in before.models} - {each.name for each in after.models}:
         for state in ModelState:
             MODEL_STATE.remove(namespace, name, gone, state.value)

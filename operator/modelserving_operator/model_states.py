@@ -37,13 +37,13 @@ def _has_failed(known: ModelStatus, spec_hash: str) -> bool:
 def _state_of(status: ModelServingStatus, name: str, *, failed: bool) -> dict[str, Any]:
     swap = status.current_swap
     if status.active_model == name:
-        return {"state": ModelState.READY, "reason": Reason.SERVING, "message": ""}
+        return {"state": ModelState.READY, "reason": Reason.SERVING, "message": None}
     if swap is not None and name in (swap.from_model, swap.to_model):
         handing_over = swap.phase in _HANDING_OVER
         if name == swap.from_model and handing_over and not failed:
-            return {"state": ModelState.DRAINING, "reason": swap.phase.value, "message": ""}
+            return {"state": ModelState.DRAINING, "reason": swap.phase.value, "message": None}
         if name == swap.to_model:
-            return {"state": ModelState.STARTING, "reason": swap.phase.value, "message": ""}
+            return {"state": ModelState.STARTING, "reason": swap.phase.value, "message": None}
     if failed:
         return {"state": ModelState.FAILED}
-    return {"state": ModelState.STOPPED, "reason": "", "message": ""}
+    return {"state": ModelState.STOPPED, "reason": None, "message": None}
