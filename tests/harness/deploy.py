@@ -123,7 +123,7 @@ def _helm_upgrade(cluster: Cluster, namespace: str, values: Manifest) -> None:
         yaml.safe_dump(values, file)
         file.flush()
         cluster.helm(
-            *("upgrade", RELEASE, str(CHART), "--install"),
+            *("upgrade", RELEASE, str(CHART), "--install", "--skip-crds"),
             *("--namespace", namespace),
             *("--values", file.name),
         )
