@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import uvloop
+
 from . import app, behaviour, failures, options, server
 from .behaviour import Behaviour, Fault
 from .engine import Engine
@@ -44,7 +46,8 @@ def main() -> None:
     acts = replace(acts, fault=_fault(gpu, acts, arguments.name))
     _load(acts)
     try:
-        asyncio.run(_serve(arguments, acts, gpu, listener))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(arguments, acts, gpu, listener))
         time.sleep(acts.unload_seconds)
     finally:
         gpu.record("exits")  # the kernel releases the lock when the process is gone
@@ -79,6 +82,7 @@ def _load(acts: Behaviour) -> None:
     if acts.fault is Fault.OUT_OF_MEMORY:
         failures.die_of_memory()
     while acts.fault is Fault.HANG:
+        logger.info("hanging")
         signal.pause()
 
 

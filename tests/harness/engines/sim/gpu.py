@@ -50,7 +50,7 @@ class Gpu:
         Raises GpuInUseError when another process has it, after appending the violation, and
         OSError when the directory is not there or not writable.
         """
-        descriptor = os.open(self._directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(self._directory / LOCK_FILE, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,7 +58,6 @@ class Gpu:
             os.close(descriptor)
             self._append(VIOLATIONS_FILE, holder=asdict(holder), intruder=asdict(self._me))
             raise GpuInUseError(holder) from None
-        _share(descriptor)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(self._me)).encode(), 0)
         self._lock = descriptor
@@ -95,7 +94,6 @@ class Gpu:
         line = json.dumps({"time": datetime.now(UTC).isoformat(), **content}) + "\n"
         descriptor = os.open(self._directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            _share(descriptor)
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
@@ -109,7 +107,16 @@ def _read_holder(descriptor: int) -> Holder:
         return Holder(pod="unknown", model="unknown", pid=0)
 
 
-def _share(descriptor: int) -> None:
-    """Let engines that run as another user open the file too, whatever our umask is."""
+def _open(path: Path, flags: int) -> int:
+    """Open a file that engines of any user may write, making it when it is not there.
+
+    O_CREAT only then: in a sticky directory the kernel may refuse it for another user's file
+    (fs.protected_regular).
+    """
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
     if os.fstat(descriptor).st_uid == os.geteuid():
-        os.fchmod(descriptor, 0o666)
+        os.fchmod(descriptor, 0o666)  # whatever our umask is
+    return descriptor

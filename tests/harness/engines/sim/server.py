@@ -27,6 +27,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield  # SIGTERM is handled by `serve`
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            logger.info("serving on port %s", listener.getsockname()[1])
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet."""
@@ -63,7 +68,6 @@ async def serve(
         loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    logger.info("serving on port %s", listener.getsockname()[1])
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
