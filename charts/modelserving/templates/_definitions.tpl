@@ -19,12 +19,13 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 
-{{/*
-What Pod Security "restricted" asks of a Pod. The user is the image's own (65532), so that a
-cluster that hands out user ids may choose another.
-*/}}
+{{/* What Pod Security "restricted" asks of a Pod. */}}
 {{- define "modelserving.podSecurityContext" -}}
 runAsNonRoot: true
+{{- with .Values.runAsUser }}
+runAsUser: {{ . | int64 }}
+runAsGroup: {{ . | int64 }}
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}

@@ -89,6 +89,8 @@ def test_pods_fit_the_restricted_pod_security_standard() -> None:
     for name, pod in pod_specs(render()):
         assert pod["securityContext"] == {
             "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         }, name
         for host in ("hostNetwork", "hostPID", "hostIPC", "volumes"):
@@ -99,6 +101,12 @@ def test_pods_fit_the_restricted_pod_security_standard() -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }, name
+
+
+def test_a_cluster_may_hand_out_user_ids() -> None:
+    for _, pod in pod_specs(render("runAsUser=null")):
+        assert not {"runAsUser", "runAsGroup"} & set(pod["securityContext"])
+        assert pod["securityContext"]["runAsNonRoot"] is True
 
 
 def test_there_is_one_operator_and_never_two() -> None:
@@ -288,5 +296,5 @@ def test_a_bad_value_is_refused_by_name(setting: str, named: str) -> None:
 def test_every_value_is_explained_or_named_by_its_schema() -> None:
     """values.yaml has no key that the schema does not know: the defaults themselves render."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert set(values) == {"imagePullSecrets", "operator", "gateway"}
+    assert set(values) == {"imagePullSecrets", "runAsUser", "operator", "gateway"}
     render()
