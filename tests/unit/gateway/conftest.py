@@ -74,7 +74,7 @@ async def running(cluster: FakeCluster, **settings: Any) -> AsyncIterator[Runnin
     try:
         port = await eventually(lambda: task.done() or gateway.port)
         async with HttpxAiohttpClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=20, limits=UNLIMITED
+            base_url=f"http://127.0.0.1:{port}", timeout=20, limits=UNLIMITED, verify=False
         ) as client:
             yield Running(gateway, cluster, client, stop, task)
     finally:

@@ -266,6 +266,14 @@ async def test_a_modelserving_of_a_newer_contract_is_served(start: Start, engine
     asking.cancel()
 
 
+async def test_a_status_that_is_partly_unreadable_still_tells_where_a_model_is(
+    start: Start, engine: Engine
+) -> None:
+    newer = {"models": [{"name": "coder", "state": "Levitating"}], "lastSwap": {"id": 1}}
+    gateway = await start(active(engine, status=newer))
+    assert (await gateway.ask("mistral")).status_code == 200
+
+
 async def test_a_request_goes_where_its_model_is_active(start: Start, engine: Engine) -> None:
     cluster = FakeCluster(
         serving("a", {"coder": [], "mistral": []}),
