@@ -20,9 +20,6 @@ QUIET: Final = timedelta(seconds=1)
 """Within its residency a model gives way only after this long without work: a client that sends
 one request after the other leaves gaps of milliseconds, and they must not end its turn."""
 
-RELEASE_GRACE: Final = timedelta(seconds=1)
-"""The least residency there is: what gateways held must have time to arrive at the new engine."""
-
 BUSY_POLL_SECONDS: Final = 0.5
 """How often a busy engine is asked again while others wait for it."""
 
@@ -149,12 +146,12 @@ def _give_way(facts: Facts, active: str, wanted: ModelDemand) -> Decision:
 
 def _free_at(facts: Facts) -> datetime | None:
     """Return when the active model gives way by itself, or None while it is busy."""
-    if facts.idle_since is None:
-        return None
-    if facts.active_since is None:
+    if facts.idle_since is None or facts.active_since is None:
         return facts.idle_since
-    residency = max(timedelta(seconds=facts.swap.min_residency_seconds), RELEASE_GRACE)
-    resident_until = facts.active_since + residency
+    if any(each.model == facts.active for each in facts.demand):
+        # What gateways held for it is on its way: an engine that looks idle is not done yet.
+        return None
+    resident_until = facts.active_since + timedelta(seconds=facts.swap.min_residency_seconds)
     quiet_from = max(facts.idle_since, facts.active_since) + QUIET
     return max(facts.idle_since, min(resident_until, quiet_from))
 
