@@ -222,6 +222,8 @@ def _is_well(cluster: Cluster, wanted: str) -> bool:
         return False
     within = _HEALTHY_SECONDS
     try:
+        if not cluster.kubeconfig.exists():
+            kind.write_kubeconfig(cluster.name, kubeconfig=cluster.kubeconfig)
         if set(states.values()) != {"running"}:
             with step("Start the stopped nodes"):
                 docker.docker("start", cluster.control_plane, cluster.worker)
@@ -276,11 +278,7 @@ def _await_ready(cluster: Cluster, seconds: float) -> None:
     reason = "it was not asked"
     while True:
         try:
-            nodes = json.loads(cluster.kubectl("get", "nodes", "--output", "json", timeout=10))
-            pods = json.loads(
-                cluster.kubectl("get", "pods", "-n", "kube-system", "-o", "json", timeout=10)
-            )
-            reason = not_ready(nodes["items"], pods["items"], expected_nodes=2)
+            reason = not_ready(*_observe(cluster), expected_nodes=2)
         except CommandError as error:
             reason = str(error).splitlines()[-1]
         if not reason:
@@ -288,6 +286,15 @@ def _await_ready(cluster: Cluster, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise HarnessError(f"not Ready within {seconds:.0f} s: {reason}")
         time.sleep(0.5)
+
+
+def _observe(cluster: Cluster) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the nodes and the Pods of kube-system, as API objects."""
+    nodes = json.loads(cluster.kubectl("get", "nodes", "--output", "json", timeout=10))
+    pods = json.loads(
+        cluster.kubectl("get", "pods", "--namespace", "kube-system", "--output", "json", timeout=10)
+    )
+    return nodes["items"], pods["items"]
 
 
 def not_ready(
@@ -393,10 +400,13 @@ def status() -> Status:
     """Look, and change nothing. Raises HarnessError when there is no cluster."""
     cluster = find()
     daemon = "of our own" if docker.own_pid() else "already running"
-    nodes = json.loads(cluster.kubectl("get", "nodes", "--output", "json", timeout=15))["items"]
-    pods = json.loads(
-        cluster.kubectl("get", "pods", "-n", "kube-system", "-o", "json", timeout=15)
-    )["items"]
+    try:
+        nodes, pods = _observe(cluster)
+    except CommandError as error:
+        reason = str(error).splitlines()[-1]
+        raise HarnessError(
+            f"{cluster.context} does not answer ({reason}); repair it: python -m tests.harness up"
+        ) from error
     worker: dict[str, Any] = next(
         (item for item in nodes if item["metadata"]["name"] == cluster.worker), {}
     )

@@ -33,7 +33,14 @@ func inCluster() (*apiServer, error) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(authority)
 	host := net.JoinHostPort(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"))
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	transport := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: pool},
+		// After a node has restarted, packets to the Service of the API server are lost until
+		// kube-proxy has made its rules: give up and try again, rather than wait for TCP.
+		DialContext:           (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   5 * time.Second,
+		ResponseHeaderTimeout: 15 * time.Second,
+	}
 	return &apiServer{base: "https://" + host, client: &http.Client{Transport: transport}}, nil
 }
 
