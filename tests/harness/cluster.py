@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from tests.harness.locking import exclusive
 from tests.harness.paths import cache_directory, cluster_name
 from tests.harness.process import CommandError, run
 from tests.harness.progress import note, step
-
-GPU_RESOURCE = "nvidia.com/gpu"
+from tests.harness.readiness import GPU_RESOURCE, gpus_of, not_ready
 
 # Where the worker has the directories of this machine.
 MODELS_IN_NODE = "/mnt/models"
@@ -220,16 +220,16 @@ def _is_well(cluster: Cluster, wanted: str) -> bool:
     if marker.read_text() != wanted:
         note("  … the cluster was made of other parts; making it anew")
         return False
-    within = _HEALTHY_SECONDS
+    within, since = _HEALTHY_SECONDS, ""
     try:
         if not cluster.kubeconfig.exists():
             kind.write_kubeconfig(cluster.name, kubeconfig=cluster.kubeconfig)
         if set(states.values()) != {"running"}:
+            within, since = _RESTART_SECONDS, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             with step("Start the stopped nodes"):
                 docker.docker("start", cluster.control_plane, cluster.worker)
                 kind.write_kubeconfig(cluster.name, kubeconfig=cluster.kubeconfig)
-            within = _RESTART_SECONDS
-        _await_ready(cluster, within)
+        _await_ready(cluster, within, since)
     except HarnessError as error:
         note(f"  … the cluster is not well ({str(error).splitlines()[0]}); making it anew")
         return False
@@ -272,13 +272,13 @@ def _require_free_port(port: int) -> None:
             ) from error
 
 
-def _await_ready(cluster: Cluster, seconds: float) -> None:
+def _await_ready(cluster: Cluster, seconds: float, since: str = "") -> None:
     """Wait until both nodes and every Pod of kube-system are Ready."""
     deadline = time.monotonic() + seconds
     reason = "it was not asked"
     while True:
         try:
-            reason = not_ready(*_observe(cluster), expected_nodes=2)
+            reason = not_ready(*_observe(cluster), expected_nodes=2, since=since)
         except CommandError as error:
             reason = str(error).splitlines()[-1]
         if not reason:
@@ -297,39 +297,6 @@ def _observe(cluster: Cluster) -> tuple[list[dict[str, Any]], list[dict[str, Any
     return nodes["items"], pods["items"]
 
 
-def not_ready(
-    nodes: list[dict[str, Any]], pods: list[dict[str, Any]], *, expected_nodes: int
-) -> str:
-    """Say what is not Ready yet among nodes and Pods (API objects); empty when all is.
-
-    Static Pods are left out: an old kubelet reports them Ready up to a minute late, and that
-    CoreDNS was created, scheduled and is Ready proves the control plane better.
-    """
-    if len(nodes) < expected_nodes:
-        return f"{len(nodes)} of {expected_nodes} nodes have joined"
-    waiting = [item["metadata"]["name"] for item in nodes if not _has_condition(item, "Ready")]
-    if waiting:
-        return f"nodes {', '.join(sorted(waiting))}"
-    # CoreDNS comes last: without it, all of the Pods there are can be Ready too early.
-    if not any(item["metadata"]["name"].startswith("coredns-") for item in pods):
-        return "there is no CoreDNS Pod yet"
-    waiting = [
-        item["metadata"]["name"]
-        for item in pods
-        if not _is_static(item) and not _has_condition(item, "Ready")
-    ]
-    return f"Pods {', '.join(sorted(waiting))}" if waiting else ""
-
-
-def _is_static(pod: Mapping[str, Any]) -> bool:
-    return "kubernetes.io/config.mirror" in (pod["metadata"].get("annotations") or {})
-
-
-def _has_condition(item: Mapping[str, Any], kind_of_condition: str) -> bool:
-    conditions = item.get("status", {}).get("conditions") or []
-    return any(one["type"] == kind_of_condition and one["status"] == "True" for one in conditions)
-
-
 def _give_gpu(cluster: Cluster) -> None:
     """Make the worker's node offer one GPU, as NVIDIA's device plugin would."""
     if gpus_of(json.loads(cluster.kubectl("get", "node", cluster.worker, "-o", "json"))) == 1:
@@ -344,11 +311,6 @@ def _give_gpu(cluster: Cluster) -> None:
         if time.monotonic() > deadline:
             raise HarnessError(f"node {cluster.worker} does not offer its {GPU_RESOURCE}")
         time.sleep(0.5)
-
-
-def gpus_of(node: Mapping[str, Any]) -> int:
-    """Return how many GPUs a node (API object) lets Pods have."""
-    return int(node.get("status", {}).get("allocatable", {}).get(GPU_RESOURCE, "0"))
 
 
 def _existing(context: str) -> Cluster:
