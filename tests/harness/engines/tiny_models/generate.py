@@ -3,12 +3,14 @@
 What each answers is written here; how a model comes to answer it, in `text` and `vision`.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,18 @@ _STAMP = ".generated-by"
 def ensure_models(directory: Path) -> dict[str, Path]:
     """Make mistral, coder and llava under `directory`, unless this generator already has.
 
-    Returns the directory of each by name. Safe to be killed and to be called twice at once: a
+    Returns the directory of each by name. Safe to be killed, and to be called twice at once: a
     model appears whole, by a rename, or not at all.
     """
     directory.mkdir(parents=True, exist_ok=True)
     stamp = generator_hash()
-    return {name: _ensure(directory / name, stamp, name) for name in ("mistral", "coder", "llava")}
+    with _locked(directory):
+        for leftover in directory.glob(".*-*"):  # of a run that was killed
+            shutil.rmtree(leftover)
+        for name, write in _WRITERS.items():
+            if _stamp(directory / name) != stamp:
+                _make(directory / name, stamp, write)
+    return {name: directory / name for name in _WRITERS}
 
 
 def generator_hash() -> str:
@@ -50,32 +58,35 @@ def generator_hash() -> str:
     return digest.hexdigest()
 
 
-def _ensure(target: Path, stamp: str, name: str) -> Path:
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        if (target / _STAMP).read_text() == stamp:
-            return target
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(model: Path) -> str | None:
+    try:
+        return (model / _STAMP).read_text()
     except FileNotFoundError:
-        pass
-    fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
-    _WRITERS[name](fresh)
+        return None
+
+
+def _make(target: Path, stamp: str, write: Callable[[Path], None]) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    fresh = scratch / "fresh"
+    fresh.mkdir()
+    write(fresh)
     (fresh / _STAMP).write_text(stamp)
     for path in (fresh, *fresh.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)  # engines read them as another user
-    _replace(fresh, target)
-    return target
-
-
-def _replace(fresh: Path, target: Path) -> None:
-    try:
-        os.rename(fresh, target)
-        return
-    except OSError:
-        if not target.exists():
-            raise
-    outdated = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    os.rename(target, outdated / "outdated")
-    os.rename(fresh, target)
-    shutil.rmtree(outdated)
+    if target.exists():
+        target.rename(scratch / "outdated")
+    fresh.rename(target)
+    shutil.rmtree(scratch)
 
 
 def _write_text_model(directory: Path, config: Mapping[str, Any], answer: text.Answer) -> None:
