@@ -59,12 +59,14 @@ def _from_debian() -> str:
 
 
 def _key(binaries: Path, dns: Path, base: str) -> str:
-    ours = [
-        path for path in _FILES.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    ]
+    ours = [path for path in _FILES.rglob("*") if path.is_file() and _goes_in(path)]
     return content_hash.of(
         binaries.name, dns.name, tools.KIND_VERSION, base, content_hash.of_files(_FILES, ours)
     )
+
+
+def _goes_in(path: Path) -> bool:
+    return "__pycache__" not in path.parts and not path.name.endswith("_test.go")
 
 
 def _lay_out(context: Path, binaries: Path, dns: Path, kind_files: Path) -> None:
