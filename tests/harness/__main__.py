@@ -1,4 +1,4 @@
-"""The harness on the command line: `python -m tests.harness up | down | status | env`.
+"""The harness on the command line: `python -m tests.harness up | down | status | demo | env`.
 
 Prints; what it does is in cluster.py.
 """
@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from tests.harness import cluster, docker, kind
+from tests.harness import demo as demonstration
 from tests.harness.errors import HarnessError
 from tests.harness.progress import console
 
@@ -52,6 +53,12 @@ def status() -> None:
     print(f"ready:   {'yes' if not found.waiting_for else 'no, waiting for ' + found.waiting_for}")
     if found.waiting_for:
         raise typer.Exit(1)
+
+
+@app.command()
+def demo() -> None:
+    """Bring up the cluster with real vLLM, ask each of three models once, leave it all up."""
+    demonstration.run()
 
 
 @app.command()

@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import yaml
 
+from modelserving_api.names import SERVING_LABEL
 from tests.harness import images
 from tests.harness.cluster import Cluster
 from tests.harness.errors import HarnessError
+from tests.harness.process import CommandError
 from tests.harness.progress import step
 
 ROOT: Final = Path(__file__).parents[2]
@@ -173,9 +175,10 @@ def own_namespaces(cluster: Cluster) -> list[str]:
     return [each["metadata"]["name"] for each in listed["items"]]
 
 
-def remove_namespaces(cluster: Cluster, namespaces: Iterable[str]) -> None:
-    """Remove namespaces with all that is in them, and wait until their Pods have let go of the GPU.
+def remove_namespaces(cluster: Cluster, namespaces: Iterable[str], *, wait: bool = True) -> None:
+    """Remove namespaces with all that is in them. The GPU is free when this returns.
 
+    With `wait` nothing of them is left at all; without it, gateways may still be finishing.
     ModelServings go first, while there is an operator that takes its finalizer off them; one whose
     operator is gone is freed by hand, as the documentation tells people to.
     """
@@ -184,13 +187,15 @@ def remove_namespaces(cluster: Cluster, namespaces: Iterable[str]) -> None:
             _remove_servings(cluster, namespace)
             cluster.kubectl(
                 *("delete", "namespace", namespace, "--ignore-not-found"),
-                f"--timeout={_GONE_SECONDS}s",
+                *(f"--wait={str(wait).lower()}", f"--timeout={_GONE_SECONDS}s"),
                 timeout=_GONE_SECONDS + 30,
             )
 
 
 def _remove_servings(cluster: Cluster, namespace: str) -> None:
     within = ("--namespace", namespace)
+    if "modelservings." not in cluster.kubectl("api-resources", "--output=name"):
+        return
     try:
         cluster.kubectl(*within, "delete", "modelservings", "--all", "--timeout=20s", timeout=60)
     except HarnessError:
@@ -200,6 +205,16 @@ def _remove_servings(cluster: Cluster, namespace: str) -> None:
                 *(*within, "patch", name, "--type=merge"),
                 *("--patch", '{"metadata":{"finalizers":[]}}'),
             )
+    # Their engines go with them, by garbage collection.
+    try:
+        cluster.kubectl(
+            *(*within, "wait", "pod", f"--selector={SERVING_LABEL}", "--for=delete"),
+            f"--timeout={_GONE_SECONDS}s",
+            timeout=_GONE_SECONDS + 30,
+        )
+    except CommandError as error:
+        if "no matching resources" not in error.output:
+            raise
 
 
 @dataclass(frozen=True)
@@ -240,9 +255,8 @@ def sim_modelserving(
             "image": image,
             "imagePullPolicy": "IfNotPresent",
             "env": _env(behaviour),
-            # The node-wide lock that stands for its GPU.
-            "volumes": [{"name": "gpu", "hostPath": {"path": "/var/lib/modelserving-gpu"}}],
-            "volumeMounts": [{"name": "gpu", "mountPath": "/var/lib/modelserving-gpu"}],
+            "volumes": [_GPU_VOLUME],
+            "volumeMounts": [_GPU_MOUNT],
             "sharedMemorySize": "16Mi",
             "shutdownTimeoutSeconds": 20,
         },
@@ -263,6 +277,54 @@ def sim_modelserving(
     if default_model is not None:
         spec["defaultModel"] = default_model
     return _modelserving(name, spec)
+
+
+VLLM_CPU_ARGS: Final = (
+    *("--dtype", "float32"),
+    *("--max-model-len", "2048"),
+    # No graph capture: it costs start-up time and buys nothing for two layers on a CPU.
+    "--enforce-eager",
+    *("--max-num-seqs", "8"),
+    *("--distributed-executor-backend", "uni"),
+)
+
+
+def vllm_cpu_modelserving(name: str, *, image: str) -> Manifest:
+    """Return a ModelServing of the real vLLM with the three tiny models, on the node's CPU.
+
+    `image` is what engines.engine_images.build_vllm_cpu returned; the weights lie in the
+    cluster's `models` directory. Mounting the GPU lock lets the oracle watch these engines too.
+    """
+    needs = {"mistral": "7Gi", "coder": "11Gi", "llava": "20Gi"}
+    spec: Manifest = {
+        "node": _node(),
+        "engine": {
+            "image": image,
+            "imagePullPolicy": "IfNotPresent",
+            "args": list(VLLM_CPU_ARGS),
+            "volumes": [_GPU_VOLUME],
+            "volumeMounts": [_GPU_MOUNT],
+            "sharedMemorySize": "64Mi",
+        },
+        "models": [
+            {
+                "name": model,
+                "source": {"hostPath": {"path": f"/mnt/models/{model}"}},
+                "gpuMemory": memory,
+                # 20 s on an idle machine; a minute and more while images are being built.
+                "loadTimeoutSeconds": 300,
+            }
+            for model, memory in needs.items()
+        ],
+        "defaultModel": "mistral",
+        "swap": {"minResidencySeconds": 0},
+    }
+    return _modelserving(name, spec)
+
+
+# The node-wide lock that stands for its GPU.
+_GPU_VOLUME: Final = {"name": "gpu", "hostPath": {"path": "/var/lib/modelserving-gpu"}}
+_GPU_MOUNT: Final = {"name": "gpu", "mountPath": "/var/lib/modelserving-gpu"}
 
 
 def _modelserving(name: str, spec: Manifest) -> Manifest:
