@@ -29,7 +29,7 @@ def test_the_base_is_an_argument_and_every_stage_uses_it(program: str) -> None:
     assert steps[0][0] == "ARG"
     assert steps[0][1].startswith("BASE_IMAGE=python:3.11-slim")
     bases = [arguments.split()[0] for name, arguments in steps if name == "FROM"]
-    assert bases == ["${BASE_IMAGE}", "${BASE_IMAGE}"]
+    assert bases == ["${BASE_IMAGE}", "dependencies", "${BASE_IMAGE}"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -38,7 +38,7 @@ def test_it_runs_as_a_numbered_user_and_the_program_is_pid_1(program: str) -> No
     assert ("USER", "65532:65532") in final
     name, arguments = final[-1]
     assert name == "ENTRYPOINT"
-    assert json.loads(arguments) == [f"/opt/modelserving/bin/modelserving-{program}"]
+    assert json.loads(arguments) == [f"/opt/program/bin/modelserving-{program}"]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -51,7 +51,7 @@ def test_dependencies_come_from_the_lock_file_with_hashes(program: str) -> None:
         if "pip install" in part
     ]
     assert len(installs) == 2
-    assert f"--require-hashes -r requirements/{program}.lock" in installs[0]
+    assert f"--require-hashes -r /build/requirements/{program}.lock" in installs[0]
     assert "--no-deps" in installs[1]
     assert (ROOT / "requirements" / f"{program}.lock").exists()
 
