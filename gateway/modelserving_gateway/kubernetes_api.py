@@ -111,10 +111,15 @@ class KubernetesCluster:
         so that gateways which are gone leave no trace in managedFields.
         """
         with _converted_errors():
-            serving = await self._api.get_namespaced_custom_object(
-                **self._where, name=name, _request_timeout=_REQUEST_TIMEOUT_SECONDS
+            # A list of one, since a gateway has no permission to get.
+            listing = await self._api.list_namespaced_custom_object(
+                **self._where,
+                field_selector=f"metadata.name={name}",
+                _request_timeout=_REQUEST_TIMEOUT_SECONDS,
             )
-            patch = removal_patch(serving, uid, requester)
+            patch = next(
+                (removal_patch(serving, uid, requester) for serving in listing["items"]), None
+            )
             if patch is None:
                 return
             await self._api.patch_namespaced_custom_object(

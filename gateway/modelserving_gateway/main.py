@@ -103,6 +103,12 @@ class Gateway:
         watching = asyncio.create_task(self._watcher.run(), name="watch")
         serving = asyncio.create_task(self._server.serve(), name="serve")
         stopping = asyncio.create_task(stop.wait(), name="stop")
+        self._log.info(
+            "starting",
+            namespace=self._settings.namespace,
+            requester=self._settings.pod_name,
+            port=self._settings.port,
+        )
         try:
             await asyncio.wait({watching, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
