@@ -79,7 +79,12 @@ def _ready(
 def _swapping(status: ModelServingStatus) -> _Verdict:
     swap = status.current_swap
     if swap is None:
-        return ConditionType.SWAPPING, ConditionStatus.FALSE, Reason.NOT_SWAPPING, "no swap is going on"
+        return (
+            ConditionType.SWAPPING,
+            ConditionStatus.FALSE,
+            Reason.NOT_SWAPPING,
+            "no swap is going on",
+        )
     arrow = f"{swap.from_model or 'nothing'} → {swap.to_model or 'nothing'}"
     message = f"{arrow} ({swap.id}): {swap.message}"
     return ConditionType.SWAPPING, ConditionStatus.TRUE, swap.reason, message
@@ -87,7 +92,12 @@ def _swapping(status: ModelServingStatus) -> _Verdict:
 
 def _degraded(failed: list[ModelStatus]) -> _Verdict:
     if not failed:
-        return ConditionType.DEGRADED, ConditionStatus.FALSE, Reason.AS_EXPECTED, "no model has failed"
+        return (
+            ConditionType.DEGRADED,
+            ConditionStatus.FALSE,
+            Reason.AS_EXPECTED,
+            "no model has failed",
+        )
     message = "; ".join(
         f"{model.name}: {model.message} (failed {model.failures} time(s), "
         f"next try after {model.next_retry_time:%H:%M:%SZ})"

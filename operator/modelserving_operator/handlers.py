@@ -96,6 +96,11 @@ def _register_lifecycle(registry: kopf.OperatorRegistry, operator: Operator) -> 
             operator.settings.status_port,
             operator.settings.stale_after_seconds,
         )
+        _log.info(
+            "started",
+            namespace=operator.settings.namespace,
+            status_port=operator.settings.status_port,
+        )
 
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:

@@ -118,17 +118,18 @@ def _ask(cluster: Cluster, http: httpx.Client, question: Question) -> None:
         "temperature": 0,
         "max_tokens": 64,
     }
-    began = time.monotonic()
     with ThreadPoolExecutor(max_workers=1) as pool:
         answer = pool.submit(http.post, "/v1/chat/completions", json=body)
         _show_until(answer, cluster)
-    seconds = time.monotonic() - began
     response = answer.result()
     if response.status_code != httpx.codes.OK:
         raise HarnessError(f"{question.model}: {response.status_code}: {response.text}")
     text = response.json()["choices"][0]["message"]["content"]
     _console.print(f"[bold green]answer[/]  {escape(text)}")
-    _console.print(f"[bold]after[/]   {seconds:.1f} s, the swap included\n")
+    held = float(response.headers.get("x-modelserving-held-seconds", 0))
+    _console.print(
+        f"[bold]held[/]    {held:.1f} s, {response.elapsed.total_seconds():.1f} s in all\n"
+    )
     _console.print(_servings(cluster))
 
 
