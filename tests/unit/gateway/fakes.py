@@ -72,6 +72,8 @@ class FakeCluster:
         self.failing_lists = 0
         self.lists = 0
         self.expire_watches = False
+        self.refuse_watches = False
+        self.watches_opened = 0
         self.silent = False
         """A watch that has stalled: nothing comes any more, and no error either."""
         self._version = 100
@@ -125,6 +127,9 @@ class FakeCluster:
         if self.expire_watches:
             self.expire_watches = False
             raise ExpiredError("too old resource version")
+        if self.refuse_watches:
+            raise ClusterError("the API server is away")
+        self.watches_opened += 1
         queue: asyncio.Queue[Change | None] = asyncio.Queue()
         self._watches.add(queue)
         try:

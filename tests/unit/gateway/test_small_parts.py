@@ -1,0 +1,118 @@
+"""Headers, server-sent events, departing engines, settings: small pure parts."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from modelserving_gateway import errors, headers, sse
+from modelserving_gateway.departing import Departure, departure
+from modelserving_gateway.main import main
+from modelserving_gateway.settings import Settings
+
+CHUNKS = st.lists(st.binary(max_size=20) | st.sampled_from([b"\n", b"data: x\n\n", b"\r\n"]))
+
+
+@given(CHUNKS)
+def test_whole_lines_pass_every_byte_in_order_and_only_whole_lines(chunks: list[bytes]) -> None:
+    lines = sse.WholeLines()
+    passed = b""
+    for chunk in chunks:
+        out = lines.feed(chunk)
+        assert out == b"" or out.endswith(b"\n")
+        passed += out
+    assert passed + lines.finish() == b"".join(chunks)
+
+
+def test_a_line_without_end_is_not_kept_back_for_ever() -> None:
+    lines = sse.WholeLines()
+    passed = sum(len(lines.feed(b"x" * 65_536)) for _ in range(32))
+    assert passed > 1_000_000
+
+
+def test_an_error_event_ends_a_started_event_and_is_one_of_its_own() -> None:
+    event = sse.error_event(errors.upstream_lost("mistral")).decode()
+    assert event.startswith("\ndata: ")
+    assert event.endswith("\n\n")
+    assert json.loads(event.strip().removeprefix("data: "))["error"]["code"] == "upstream_lost"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "encoding", "expected"),
+    [
+        (b"text/event-stream", None, True),
+        (b"text/event-stream; charset=utf-8", None, True),
+        (b"Text/Event-Stream", b"identity", True),
+        (b"text/event-stream", b"gzip", False),
+        (b"application/json", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_readable_event_stream_is_recognised(
+    content_type: bytes | None, encoding: bytes | None, expected: bool
+) -> None:
+    assert sse.is_event_stream(content_type, encoding) is expected
+
+
+def test_headers_named_by_connection_end_here_whatever_their_case() -> None:
+    given_headers = [(b"Connection", b"close, X-Secret"), (b"x-secret", b"1"), (b"Accept", b"*/*")]
+    assert headers.to_engine(given_headers, b"id") == [
+        (b"accept", b"*/*"),
+        (b"x-request-id", b"id"),
+    ]
+
+
+def test_content_encoding_survives_both_ways() -> None:
+    encoded = [(b"content-encoding", b"br"), (b"transfer-encoding", b"chunked")]
+    assert headers.to_client(encoded) == [(b"content-encoding", b"br")]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (500, b"cannot schedule new futures after shutdown", Departure.NOT_BEGUN),
+        (500, b"EngineCore encountered an issue. See stack trace", Departure.BROKEN_OFF),
+        (500, b"list index out of range", None),
+        (200, b"cannot schedule new futures after shutdown", None),
+        (500, b" " * 20_000 + b"cannot schedule new futures after shutdown", None),
+    ],
+)
+def test_an_engine_that_goes_away_is_recognised(
+    status: int, body: bytes, expected: Departure | None
+) -> None:
+    assert departure(status, body) is expected
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSERVING_NAMESPACE", "models")
+    monkeypatch.setenv("MODELSERVING_POD_NAME", "gateway-7d9-x")
+    monkeypatch.setenv("MODELSERVING_MAX_BODY_BYTES", "1000")
+    settings = Settings()
+    assert (settings.namespace, settings.max_body_bytes) == ("models", 1000)
+    assert settings.field_manager == "modelserving-gateway-gateway-7d9-x"
+
+
+def test_a_field_manager_is_never_too_long_and_still_one_pods_own() -> None:
+    names = ["a" * 200 + suffix for suffix in ("x", "y")]
+    managers = {Settings(namespace="n", pod_name=name).field_manager for name in names}
+    assert len(managers) == 2
+    assert all(len(manager) <= 128 for manager in managers)
+
+
+@pytest.mark.parametrize("name", ["", "UPPER", "a_b", "-a", "x" * 254])
+def test_a_pod_name_that_cannot_be_a_requester_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(namespace="n", pod_name=name)
+
+
+def test_a_missing_setting_is_named_and_ends_the_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MODELSERVING_NAMESPACE", raising=False)
+    monkeypatch.setenv("MODELSERVING_POD_NAME", "g")
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert "MODELSERVING_NAMESPACE" in capsys.readouterr().err
