@@ -142,6 +142,7 @@ def test_a_failed_load_goes_back_to_the_last_working_model() -> None:
     coder = world.status.model("coder")
     assert coder.state is ModelState.FAILED
     assert coder.reason == Reason.OUT_OF_MEMORY
+    assert coder.message is not None
     assert "CUDA out of memory" in coder.message
     degraded = world.status.condition(ConditionType.DEGRADED)
     assert degraded is not None
