@@ -128,11 +128,12 @@ def ensure_daemon() -> None:
 def _start() -> None:
     home = _home()
     pidfile = home / "docker.pid"
-    if own_pid() is None:
-        # A killed daemon leaves its pid file, and dockerd refuses to start beside one whose
-        # number has been given to another process since.
-        pidfile.unlink(missing_ok=True)
-        (home / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
+    # After a crash or a reboot pid files remain, and dockerd believes them when their number
+    # has been given to another process since. A containerd that outlived its dockerd is kept:
+    # it has our containers, and dockerd takes it over.
+    for file in (pidfile, home / "exec/containerd/containerd.pid"):
+        if _pid_of_ours(file) is None:
+            file.unlink(missing_ok=True)
     command = [
         "dockerd",
         f"--data-root={home / 'data'}",
@@ -177,12 +178,18 @@ def _write_runtime() -> Path:
 
 def own_pid() -> int | None:
     """Return the pid of the daemon that we started from this cache directory, if it runs."""
+    return _pid_of_ours(_home() / "docker.pid")
+
+
+def _pid_of_ours(pidfile: Path) -> int | None:
+    """Return the number in a pid file if it is that of a process with our directory in its
+    command line, which both dockerd and its containerd have."""
     try:
-        pid = int((_home() / "docker.pid").read_text())
+        pid = int(pidfile.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    return pid if f"--data-root={_home() / 'data'}".encode() in command else None
+    return pid if f"{_home()}/".encode() in command else None
 
 
 def stop_own_daemon() -> bool:
