@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import hypothesis
-import pytest
+import pytest_asyncio
 from httpx_aiohttp import HttpxAiohttpClient
 
 from modelserving_gateway.main import Gateway
@@ -64,7 +64,7 @@ class Running:
 
 @asynccontextmanager
 async def running(cluster: FakeCluster, **settings: Any) -> AsyncIterator[Running]:
-    """Run a gateway against the cluster, and end it by its own shutdown."""
+    """Run a gateway against the cluster; at the end it is told to stop, and not waited for."""
     values: dict[str, Any] = {
         "namespace": "default",
         "pod_name": "gateway-0",
@@ -84,26 +84,41 @@ async def running(cluster: FakeCluster, **settings: Any) -> AsyncIterator[Runnin
             yield Running(gateway, cluster, client, stop, task)
     finally:
         stop.set()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()
+
+
+async def ended(gateways: list[Running]) -> None:
+    """Wait until gateways have ended, and raise what has ended one if that was no stop."""
+    for gateway in gateways:
+        await asyncio.wait({gateway.task})
+        if not gateway.task.cancelled():
+            gateway.task.result()
 
 
 Start = Callable[..., Any]
 
 
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Start gateways that end with the test."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def started() -> AsyncIterator[list[Running]]:
+    """All gateways of a module: they end together, since each needs a few ticks for that."""
+    gateways: list[Running] = []
+    yield gateways
+    await ended(gateways)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def start(started: list[Running]) -> AsyncIterator[Start]:
+    """Start gateways that stop with the test."""
     async with AsyncExitStack() as stack:
 
         async def starter(cluster: FakeCluster, **settings: Any) -> Running:
-            return await stack.enter_async_context(running(cluster, **settings))
+            gateway = await stack.enter_async_context(running(cluster, **settings))
+            started.append(gateway)
+            return gateway
 
         yield starter
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def engine() -> AsyncIterator[Engine]:
     """An engine that answers."""
     engine = await Engine().start()

@@ -1,4 +1,7 @@
-"""Bad input gets an OpenAI-shaped error and the right status: no stack trace, no hang."""
+"""Bad input gets an OpenAI-shaped error and the right status: no stack trace, no hang.
+
+One gateway takes it all, and must still serve at the end.
+"""
 
 import asyncio
 import json
@@ -7,16 +10,30 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
-from tests.unit.gateway.conftest import CHAT, Running, Start, eventually
+from tests.unit.gateway.conftest import CHAT, Running, ended, eventually, running
 from tests.unit.gateway.fakes import Engine, FakeCluster, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+running_engine = Engine()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway() -> AsyncIterator[Running]:
+    await running_engine.start()
+    cluster = FakeCluster(serving(active="mistral", endpoint=running_engine.url))
+    async with running(cluster, max_body_bytes=10_000, body_timeout_seconds=0.3) as started:
+        yield started
+    await ended([started])
+    await running_engine.stop()
 
 
 @pytest.fixture
-async def gateway(start: Start, engine: Engine) -> Running:
-    cluster = FakeCluster(serving(active="mistral", endpoint=engine.url))
-    running: Running = await start(cluster, max_body_bytes=10_000, body_timeout_seconds=0.3)
-    return running
+def engine(gateway: Running) -> Engine:
+    running_engine.requests.clear()
+    return running_engine
 
 
 def error(answer: httpx.Response) -> tuple[int, str]:

@@ -8,6 +8,8 @@ import pytest
 from tests.unit.gateway.conftest import CHAT, Start, eventually
 from tests.unit.gateway.fakes import Behaviour, Connection, Engine, FakeCluster, echo, serving
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def active(engine: Engine) -> FakeCluster:
     return FakeCluster(serving(active="mistral", endpoint=engine.url))

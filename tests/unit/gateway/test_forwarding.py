@@ -10,6 +10,8 @@ import pytest
 from tests.unit.gateway.conftest import CHAT, Start, eventually
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, echo, serving, stream
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def active(engine: Engine) -> FakeCluster:
     return FakeCluster(serving(active="mistral", endpoint=engine.url))

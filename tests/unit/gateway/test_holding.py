@@ -9,6 +9,8 @@ import pytest
 from tests.unit.gateway.conftest import Running, Start, eventually
 from tests.unit.gateway.fakes import Engine, FakeCluster, serving
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def active(engine: Engine, **changes: Any) -> FakeCluster:
     return FakeCluster(serving(active="mistral", endpoint=engine.url, **changes))

@@ -9,6 +9,8 @@ import pytest
 from tests.unit.gateway.conftest import Start, eventually
 from tests.unit.gateway.fakes import Engine, FakeCluster, serving
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def active(engine: Engine) -> FakeCluster:
     return FakeCluster(

@@ -3,8 +3,12 @@
 import asyncio
 import json
 
+import pytest
+
 from tests.unit.gateway.conftest import CHAT, Start, eventually
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def active(engine: Engine) -> FakeCluster:
