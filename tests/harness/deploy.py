@@ -235,11 +235,9 @@ THREE_MODELS: Final = (
 )
 
 
-_GPU_LOCK: Final[Manifest] = {
-    "volumes": [{"name": "gpu", "hostPath": {"path": GPU_IN_NODE}}],
-    "volumeMounts": [{"name": "gpu", "mountPath": GPU_IN_NODE}],
-}
-"""The node-wide lock that stands for the GPU."""
+# The node-wide lock that stands for the GPU.
+_GPU_VOLUME: Final = {"name": "gpu", "hostPath": {"path": GPU_IN_NODE}}
+_GPU_MOUNT: Final = {"name": "gpu", "mountPath": GPU_IN_NODE}
 
 
 def sim_modelserving(
@@ -325,59 +323,6 @@ def vllm_cpu_modelserving(name: str, *, image: str) -> Manifest:
         ],
         "defaultModel": "mistral",
         "swap": {"minResidencySeconds": 0},
-    }
-    return _modelserving(name, spec)
-
-
-# The node-wide lock that stands for its GPU.
-_GPU_VOLUME: Final = {"name": "gpu", "hostPath": {"path": "/var/lib/modelserving-gpu"}}
-_GPU_MOUNT: Final = {"name": "gpu", "mountPath": "/var/lib/modelserving-gpu"}
-
-
-VLLM_CPU_ARGS: Final = (
-    "--dtype=float32",
-    # The tiny models know no more.
-    "--max-model-len=2048",
-    # Compiling takes longer than it will ever save here.
-    "--enforce-eager",
-    "--max-num-seqs=8",
-    # No worker processes: a second interpreter costs 10 s of start-up on two cores.
-    "--distributed-executor-backend=uni",
-)
-
-
-def vllm_cpu_modelserving(name: str, *, image: str) -> Manifest:
-    """Return a ModelServing of the real vLLM with the three tiny models of engines.tiny_models.
-
-    `image` is what engines.engine_images.build_vllm_cpu returned; the models lie in
-    `Cluster.models`.
-    """
-    sizes = {"mistral": "7Gi", "coder": "11Gi", "llava": "20Gi"}
-    spec: Manifest = {
-        "node": _node(),
-        "engine": {
-            "image": image,
-            "imagePullPolicy": "IfNotPresent",
-            "args": list(VLLM_CPU_ARGS),
-            # With the lock at hand, the real engine takes it like the stand-in.
-            **_GPU_LOCK,
-            # 2 GiB are in use; no limit, so that a slow machine is not an out-of-memory one.
-            "resources": {"requests": {"memory": "1Gi"}},
-            "sharedMemorySize": "64Mi",
-            "shutdownTimeoutSeconds": 20,
-        },
-        "models": [
-            {
-                "name": model,
-                "source": {"hostPath": {"path": f"/mnt/models/{model}"}},
-                "gpuMemory": size,
-                # 20 s on an idle machine, over a minute on a busy one.
-                "loadTimeoutSeconds": 400,
-            }
-            for model, size in sizes.items()
-        ],
-        "defaultModel": "mistral",
-        "swap": {"minResidencySeconds": 0, "maxWaitSeconds": 60},
     }
     return _modelserving(name, spec)
 
