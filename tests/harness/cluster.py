@@ -85,23 +85,25 @@ class Cluster:
 
     def load(self, *tags: str) -> None:
         """Give the worker, where all Pods of the product run, images that Docker has."""
-        self._require_kind(*tags)
+        if self.provider == "existing":
+            present = self._images_of_worker()
+            absent = [tag for tag in tags if images.canonical(tag) not in present]
+            images.load_by_command(absent, existing.load_command())
+            return
         images.load(tags, node=self.worker, through=self._shared())
 
     def load_archive(self, archive: Path, tag: str) -> None:
         """Give the worker an image from an archive that lies in `archives`."""
-        self._require_kind(tag)
+        if self.provider == "existing":
+            raise HarnessError(f"{self.context!r} takes images from Docker only: load {tag}")
         images.load_archive(archive, tag, node=self.worker, through=self._shared())
 
     def _shared(self) -> images.SharedDirectory:
         return images.SharedDirectory(self.archives, ARCHIVES_IN_NODE)
 
-    def _require_kind(self, *tags: str) -> None:
-        if self.provider != "kind":
-            raise HarnessError(
-                f"{', '.join(tags)} cannot be copied into {self.context!r}, which the harness "
-                "did not make: push it to a registry that its nodes pull from"
-            )
+    def _images_of_worker(self) -> set[str]:
+        node = json.loads(self.kubectl("get", "node", self.worker, "--output", "json"))
+        return {name for image in node["status"].get("images") or [] for name in image["names"]}
 
 
 def up() -> Cluster:
@@ -139,7 +141,14 @@ def find() -> Cluster:
 
 
 def down(*, stop_docker: bool = True) -> None:
-    """Delete our kind cluster and stop the Docker daemon that we started. Caches stay."""
+    """Delete our kind cluster and stop the Docker daemon that we started. Caches stay.
+
+    Raises HarnessError for a cluster that somebody else made: it is theirs to delete.
+    """
+    if named := existing.named_context():
+        raise HarnessError(
+            f"{named!r} is not ours to take down; unset {existing.VARIABLE} to take down ours"
+        )
     name = cluster_name()
     cluster = _handle(name)
     with exclusive(f"cluster-{name}"):
@@ -331,18 +340,17 @@ def _existing(context: str) -> Cluster:
             timeout=30,
         )
     )["items"]
-    worker = existing.gpu_node(nodes, GPU_RESOURCE, context)
-    home = cache_directory("existing", content_hash.of(context))
+    shared = existing.shared_directory()
     return Cluster(
         name=context,
         provider="existing",
         kubeconfig=kubeconfig,
         context=context,
         control_plane="",
-        worker=worker,
-        models=home / "models",
-        gpu_directory=home / "gpu",
-        archives=home / "archives",
+        worker=existing.gpu_node(nodes, GPU_RESOURCE, context),
+        models=shared / "models",
+        gpu_directory=shared / "gpu",
+        archives=cache_directory("archives"),
         gateway_url=None,
     )
 

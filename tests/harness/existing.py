@@ -13,6 +13,8 @@ import yaml
 from tests.harness.errors import HarnessError
 
 VARIABLE = "MODELSERVING_TEST_CONTEXT"
+LOAD_VARIABLE = "MODELSERVING_TEST_LOAD"
+DIRECTORY_VARIABLE = "MODELSERVING_TEST_DIRECTORY"
 
 
 def named_context() -> str | None:
@@ -33,6 +35,33 @@ def kubeconfig_of(context: str) -> Path:
             return path
     looked = ", ".join(str(path) for path in files)
     raise HarnessError(f"{VARIABLE} names the context {context!r}, which is not in {looked}")
+
+
+def load_command() -> str:
+    """Return the shell command that reads `docker save` on its standard input and gives the
+    images to the cluster's nodes, for example `k3s ctr images import -`."""
+    command = os.environ.get(LOAD_VARIABLE)
+    if not command:
+        raise HarnessError(
+            f"name the shell command that gives images to your cluster with {LOAD_VARIABLE}; it "
+            "reads `docker save` on its standard input, for example: k3s ctr images import -"
+        )
+    return command
+
+
+def shared_directory() -> Path:
+    """Return the directory of this machine that the cluster's GPU node shares.
+
+    Without it nobody could read what the engines' GPU lock has seen, and a test run would
+    find no violation because it looked in the wrong place.
+    """
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    if not named or not Path(named).is_dir():
+        raise HarnessError(
+            f"name with {DIRECTORY_VARIABLE} a directory of this machine whose `models` and `gpu` "
+            "the GPU node of your cluster has as /mnt/models and /var/lib/modelserving-gpu"
+        )
+    return Path(named)
 
 
 def contexts_in(kubeconfig: str) -> dict[str, str]:

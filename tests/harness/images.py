@@ -148,6 +148,27 @@ def load(tags: Sequence[str], *, node: str, through: SharedDirectory) -> None:
         _import(Path(archive.name), node, through)
 
 
+def load_by_command(tags: Sequence[str], command: str) -> None:
+    """Pipe images from Docker into a shell command of the person's."""
+    if not tags:
+        return
+    environment = {**os.environ, **docker.environment()}
+    with step(f"Load {', '.join(tags)} with `{command}`"), tempfile.TemporaryFile() as output:
+        with subprocess.Popen(
+            ["docker", "save", *tags], stdout=subprocess.PIPE, env=environment
+        ) as saved:
+            done = subprocess.run(
+                ["sh", "-c", command],
+                stdin=saved.stdout,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                timeout=_LOAD_SECONDS,
+                check=False,
+            )
+        _raise_unless_ok(f"`{command}`", done.returncode or saved.returncode, output)
+
+
 def load_archive(archive: Path, tag: str, *, node: str, through: SharedDirectory) -> None:
     """Import an image archive that lies in a directory the node has mounted.
 

@@ -1,5 +1,6 @@
 """Tests run on the harness's own cluster or on one named on purpose, and on no other."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,28 @@ def test_the_first_node_with_a_gpu_is_the_worker() -> None:
     assert existing.gpu_node(nodes, "nvidia.com/gpu", "c") == "gpu"
     with pytest.raises(HarnessError, match="no node"):
         existing.gpu_node(nodes[:1], "nvidia.com/gpu", "c")
+
+
+@pytest.mark.parametrize(
+    ("variable", "ask"),
+    [
+        (existing.LOAD_VARIABLE, existing.load_command),
+        (existing.DIRECTORY_VARIABLE, existing.shared_directory),
+    ],
+)
+def test_what_only_the_person_can_know_is_asked_for_by_name(
+    variable: str, ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(HarnessError, match=variable):
+        ask()
+
+
+def test_a_shared_directory_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(existing.DIRECTORY_VARIABLE, str(tmp_path / "absent"))
+    with pytest.raises(HarnessError, match=existing.DIRECTORY_VARIABLE):
+        existing.shared_directory()
+    monkeypatch.setenv(existing.DIRECTORY_VARIABLE, str(tmp_path))
+    assert existing.shared_directory() == tmp_path
