@@ -128,7 +128,9 @@ def finish(seen: Observation, swap: CurrentSwap, pod: PodView | None) -> Turn:
         status=status.model_copy(update=changes),
         announcements=(announcement,),
         look_again_seconds=policy.BUSY_POLL_SECONDS,
-        telling=Telling(decision=swap.message),
+        telling=Telling(
+            decision=f"{swap.to_model} serves" if swap.to_model else "the GPU has been freed"
+        ),
     )
 
 

@@ -141,7 +141,7 @@ def _show_until(answer: "Future[httpx.Response]", cluster: Cluster) -> None:
             *("--output", f"custom-columns={_COLUMNS}"),
         ).strip()
         if line != shown:
-            _console.print(f"[dim]  {escape(line)}[/]")
+            _console.print(f"[dim]  {escape(line)}[/]", soft_wrap=True)
             shown = line
         # A person's pace: this is a picture of what `kubectl get -w` shows, not a measurement.
         time.sleep(_LOOK_SECONDS)
