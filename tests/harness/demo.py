@@ -14,7 +14,6 @@ import httpx
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
 
 from tests.harness import cluster as clusters
 from tests.harness import deploy, kind
@@ -160,11 +159,10 @@ _COLUMNS: Final = ",".join(
 
 
 def _tell_how_to_go_on(cluster: Cluster, url: str) -> None:
-    _console.print()
+    _console.rule("[bold]Everything is left up")
+    # Plain lines without a frame: they are there to be copied.
     _console.print(
-        Panel(
-            escape(
-                f"""Everything is left up. In another terminal:
+        f"""In another terminal:
 
   export KUBECONFIG={cluster.kubeconfig}
   kubectl -n {NAMESPACE} get modelserving -w
@@ -184,8 +182,8 @@ Pin a model, and let go of it:
 
 Take everything down:
 
-  make down"""
-            ),
-            title="[bold]Three models, one GPU, one endpoint",
-        )
+  make down
+""",
+        markup=False,
+        soft_wrap=True,
     )
