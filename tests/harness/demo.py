@@ -8,6 +8,7 @@ import io
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tests.harness import cluster as clusters
-from tests.harness import deploy, kind
+from tests.harness import deploy, kind, tools
 from tests.harness.cluster import Cluster
 from tests.harness.engines import gpu_lock
 from tests.harness.engines.engine_images import build_vllm_cpu
@@ -164,7 +165,7 @@ def _tell_how_to_go_on(cluster: Cluster, url: str) -> None:
     _console.print(
         f"""In another terminal:
 
-  export KUBECONFIG={cluster.kubeconfig}
+  export KUBECONFIG={cluster.kubeconfig} PATH="$PATH:{Path(tools.kubectl()).parent}"
   kubectl -n {NAMESPACE} get modelserving -w
   kubectl -n {NAMESPACE} describe modelserving {SERVING}
 
