@@ -52,6 +52,13 @@ class Application:
             await self._answer(client, scope)
         except ApiError as error:
             self._metrics.rejected.labels(error.code).inc()
+            self._log.info(
+                "rejected",
+                id=client.request_id.decode(),
+                status=error.status,
+                error=error.code,
+                message=error.message,
+            )
             await client.fail(error)
         except Exception:
             self._log.exception("a defect of the gateway", id=client.request_id.decode())

@@ -173,10 +173,9 @@ class Proxy:
             exchange.reached_engine += 1
         if exchange.reached_engine >= self._settings.max_upstream_attempts:
             raise errors.upstream_failed(exchange.model, exchange.reached_engine) from failure
-        pause = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2**exchange.failures)
+        exchange.retry_at = time.monotonic() + _pause(exchange.failures, failure.kind)
         exchange.failures += 1
         exchange.failed_endpoint = endpoint
-        exchange.retry_at = time.monotonic() + pause
         self._metrics.retries.labels(exchange.model).inc()
         self._log.warning(
             "engine failed before its answer; the request is put back",
@@ -224,6 +223,13 @@ class Proxy:
             retries=exchange.failures,
             bytes=client.bytes_sent,
         )
+
+
+def _pause(failures: int, kind: FailureKind) -> float:
+    """Return the seconds until the failed endpoint is tried again, after so many failures."""
+    if failures == 0 and kind is FailureKind.LOST:
+        return 0  # Mostly a kept connection that the engine has closed: the next one is new.
+    return min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures, 10))
 
 
 async def _pass_on(client: Client, answer: Answer) -> None:
