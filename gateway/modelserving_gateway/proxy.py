@@ -228,8 +228,8 @@ class Proxy:
 def _pause(failures: int, kind: FailureKind) -> float:
     """Return the seconds until the failed endpoint is tried again, after so many failures."""
     if failures == 0 and kind is FailureKind.LOST:
-        return 0  # Mostly a kept connection that the engine has closed: the next one is new.
-    return min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2 ** min(failures, 10))
+        return 0.0  # Mostly a kept connection that the engine has closed: the next one is new.
+    return min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(failures, 10))
 
 
 async def _pass_on(client: Client, answer: Answer) -> None:
