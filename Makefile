@@ -60,3 +60,7 @@ down: venv ## Take the cluster down
 .PHONY: bench-swap
 bench-swap: venv ## Our swap against the same two Deployments scaled by hand
 	$(BIN)/python -m benchmarks.swap
+
+.PHONY: bench-engine-start
+bench-engine-start: venv ## Where the start of the real vLLM on a CPU goes
+	$(BIN)/python -m benchmarks.engine_start
