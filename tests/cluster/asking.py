@@ -91,3 +91,11 @@ async def stream(
         async for line in response.aiter_lines():
             streamed.take(line)
             yield streamed
+
+
+async def whole_stream(client: httpx.AsyncClient, model: str, text: str, **more: Any) -> Streamed:
+    """Ask for a streamed answer and return all that has come of it."""
+    streamed = Streamed()
+    async for so_far in stream(client, model, text, **more):
+        streamed = so_far
+    return streamed

@@ -4,6 +4,7 @@ The oracle for "no two engines are ever alive at once" is reset when the session
 when it ends: the run fails on one violation, whatever the tests said.
 """
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,6 @@ from tests.harness.cluster import Cluster
 from tests.harness.engines import gpu_lock
 from tests.harness.engines.engine_images import build_sim
 from tests.harness.errors import HarnessError
-
-NAMESPACE = "modelserving-test"
 
 VALUES = {
     # Short, so that a gateway that dies while it holds requests is forgotten within the test.
@@ -63,20 +62,22 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
     gpu_lock.reset(found.gpu_directory)
     request.config.stash[_LOCK] = found.gpu_directory
     # What a killed run or the demo has left holds the only GPU.
-    deploy.remove_namespaces(found, deploy.own_namespaces(found))
+    deploy.remove_namespaces(found, deploy.own_namespaces(found), wait=False)
     return found
 
 
 @pytest.fixture(scope="session")
 def world(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[World]:
     """A namespace with the chart installed and two gateways."""
-    deploy.install(cluster, NAMESPACE, values=VALUES)
+    # A name of its own: the last run's namespace may take a minute to be gone.
+    namespace = f"modelserving-test-{secrets.token_hex(3)}"
+    deploy.install(cluster, namespace, values=VALUES)
     with KubectlServer(cluster, "proxy", "--port=0") as proxy:
-        world = World(cluster, NAMESPACE, proxy.url)
+        world = World(cluster, namespace, proxy.url)
         request.config.stash[_WORLD] = world
         yield world
         del request.config.stash[_WORLD]
-    deploy.remove_namespaces(cluster, [NAMESPACE], wait=False)
+    deploy.remove_namespaces(cluster, [namespace], wait=False)
 
 
 @pytest.fixture(scope="session")
@@ -90,8 +91,8 @@ def sim_image(cluster: Cluster) -> str:
 class Forwards:
     """Ways to Pods, made on demand and made again when they broke."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, world: World) -> None:
+        self._world = world
         self._servers: dict[str, KubectlServer] = {}
 
     def url(self, pod: str, port: int) -> str:
@@ -99,7 +100,9 @@ class Forwards:
         server = self._servers.get(pod)
         if server is None or not server.alive:
             server = KubectlServer(
-                self._cluster, "--namespace", NAMESPACE, "port-forward", f"pod/{pod}", f":{port}"
+                self._world.cluster,
+                *("--namespace", self._world.namespace),
+                *("port-forward", f"pod/{pod}", f":{port}"),
             )
             self._servers[pod] = server
         return server.url
@@ -111,9 +114,9 @@ class Forwards:
 
 
 @pytest.fixture(scope="session")
-def forwards(cluster: Cluster) -> Iterator[Forwards]:
+def forwards(world: World) -> Iterator[Forwards]:
     """Ways to the two programs' Pods."""
-    made = Forwards(cluster)
+    made = Forwards(world)
     yield made
     made.close()
 
