@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness.engines.tiny_models import generate, text, tokenizer, vision
@@ -59,6 +59,7 @@ def test_llava_names_the_colour_that_it_sees(seen: dict[int, float], colour: str
     assert recite(generate.LLAVA, seen) == f"The picture is {colour} to me."
 
 
+@settings(max_examples=30, deadline=None)  # each is a forward pass in Python
 @given(st.lists(st.text(min_size=2, max_size=8), min_size=1, max_size=text.WORDS, unique=True))
 def test_any_distinct_words_are_recited_in_order(words: list[str]) -> None:
     assert recite(text.Answer(tuple(words))) == "".join(words)

@@ -48,6 +48,7 @@ def main() -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(arguments, acts, gpu, listener))
+        logger.info("unloading for %s s", acts.unload_seconds)
         time.sleep(acts.unload_seconds)
     finally:
         gpu.record("exits")  # the kernel releases the lock when the process is gone

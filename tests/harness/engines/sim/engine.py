@@ -1,7 +1,7 @@
 """The running engine: slots, pace, draining, sleep. It knows nothing of HTTP.
 
 A request waits for a slot, then yields its tokens at the pace of `Behaviour`. Draining is vLLM's:
-what runs goes on, what comes is turned away.
+what runs goes on, what comes is turned away, and what still runs at the end gets nothing more.
 """
 
 import asyncio
@@ -15,9 +15,6 @@ from .answers import FINISH_ABORTED, Answer
 from .behaviour import Behaviour, Fault
 from .gpu import Gpu
 from .metrics import Metrics
-
-# What an aborted request gets to send its last chunk; a client that reads nothing gets no more.
-ABORT_SECONDS = 1.0
 
 
 class ShuttingDownError(Exception):
@@ -50,7 +47,8 @@ class Engine:
         self._slots = asyncio.Semaphore(slots)
         self._die = die
         self._draining = False
-        self._aborted = asyncio.Event()
+        self._interrupted = asyncio.Event()
+        self._hangs = False
         self._awake = asyncio.Event()
         self._awake.set()
         self._idle = asyncio.Event()
@@ -109,7 +107,9 @@ class Engine:
         due = time.monotonic() + self._behaviour.first_token_seconds
         for i, token in enumerate(answer.tokens):
             await self._wait_until(due + i * pace)
-            if self._aborted.is_set():
+            if self._hangs:
+                await asyncio.get_running_loop().create_future()  # until the client leaves
+            if self._interrupted.is_set():
                 yield Piece("", FINISH_ABORTED)
                 return
             if i == 0:
@@ -127,26 +127,25 @@ class Engine:
             await asyncio.sleep(0)
             return
         try:
-            await asyncio.wait_for(self._aborted.wait(), seconds)
+            await asyncio.wait_for(self._interrupted.wait(), seconds)
         except TimeoutError:
             return
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing new; return when nothing runs, aborting it after `seconds`."""
-        self._draining = True
-        if await self._becomes_idle(seconds):
-            return
-        self._aborted.set()
-        self._awake.set()
-        await self._becomes_idle(ABORT_SECONDS)
+        """Take nothing new; return when nothing runs, or after `seconds`.
 
-    async def _becomes_idle(self, seconds: float) -> bool:
+        With 0 seconds what runs is aborted: its answer ends, with that reason. Otherwise what
+        still runs at the end hangs, and its connections stay open, as in vLLM 0.32: the engine
+        is killed there and nobody tells the requests.
+        """
+        self._draining = True
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            return False
-        return True
+            self._hangs = seconds > 0
+            self._interrupted.set()
+            self._awake.set()
 
     def sleep(self, level: int) -> None:
         """Free the GPU; requests wait until `wake_up`."""

@@ -1,7 +1,8 @@
 """The socket, uvicorn and SIGTERM, as vLLM has them. What is served is not decided here.
 
 The port is bound before loading and listens only after it, so a probe is refused until then.
-On SIGTERM the engine drains while the port stays open; then the process ends.
+On SIGTERM the engine drains while the port stays open; then the port closes, and the process ends
+when the last client with a request has left, however long that takes.
 """
 
 import asyncio
@@ -56,7 +57,6 @@ async def serve(
             app,
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=1,  # the engine has drained: nothing is worth waiting for
             lifespan="off",
         )
     )
@@ -73,6 +73,6 @@ async def serve(
     stopping.cancel()
     logger.info("draining for up to %s s", shutdown_timeout)
     await engine.drain(shutdown_timeout)
+    logger.info("drained")
     server.should_exit = True
     await serving
-    logger.info("drained")
