@@ -1,7 +1,6 @@
 """Sim engines as real processes. Each has its own GPU directory unless a test shares one."""
 
 import os
-import queue
 import re
 import signal
 import subprocess
@@ -43,26 +42,25 @@ class SimProcess:
             text=True,
         )
         self._lines: list[str] = []
-        self._port: queue.Queue[int | None] = queue.Queue()
+        self._port: int | None = None
+        self._settled = threading.Event()  # it serves, or it is gone
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._url: str | None = None
 
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._lines.append(line)
             if match := re.search(r"serving on port (\d+)", line):
-                self._port.put(int(match[1]))
-        self._port.put(None)
+                self._port = int(match[1])
+                self._settled.set()
+        self._settled.set()
 
     @property
     def url(self) -> str:
-        if self._url is None:
-            port = self._port.get(timeout=PATIENCE_SECONDS)
-            assert port is not None, "".join(self._lines)
-            self._url = f"http://127.0.0.1:{port}"
-        return self._url
+        assert self._settled.wait(PATIENCE_SECONDS)
+        assert self._port is not None, self.log
+        return f"http://127.0.0.1:{self._port}"
 
     @property
     def log(self) -> str:

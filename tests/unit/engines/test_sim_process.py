@@ -188,6 +188,22 @@ def test_a_sleeping_engine_leaves_the_gpu_to_another(start: Start, gpu: Path) ->
     assert gpu_lock.violations(gpu) == []
 
 
+@pytest.mark.parametrize(("mode", "ends"), [("abort", "abort"), ("wait", "length")])
+def test_what_runs_is_over_before_the_engine_sleeps(start: Start, mode: str, ends: str) -> None:
+    engine = start("mistral", VLLM_SERVER_DEV_MODE="1")
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(ask_slowly, engine, 6)
+        eventually(lambda: engine.metric("num_requests_running") == 1)
+        assert httpx.post(engine.url + f"/sleep?mode={mode}").status_code == 200
+        assert engine.metric("num_requests_running") == 0
+        assert running.result().json()["choices"][0]["finish_reason"] == ends
+        held = pool.submit(engine.ask)
+        eventually(lambda: engine.metric("num_requests_waiting") == 1)
+        httpx.post(engine.url + "/wake_up")
+        assert held.result().status_code == 200
+    assert httpx.post(engine.url + "/sleep?level=7").status_code == 400
+
+
 def test_waking_beside_another_engine_is_a_violation_and_fatal(start: Start, gpu: Path) -> None:
     first = start("mistral", VLLM_SERVER_DEV_MODE="1")
     httpx.post(first.url + "/sleep")

@@ -97,6 +97,7 @@ class _Routes:
 
     async def embeddings(self, request: Request) -> Response:
         body = await self._body(request)
+        self._engine.check_accepting()
         inputs = body.get("input")
         texts = [inputs] if isinstance(inputs, str) else inputs
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -111,9 +112,14 @@ class _Routes:
         return JSONResponse({"object": "list", "model": name, "data": data, "usage": counted})
 
     async def sleep(self, request: Request) -> Response:
-        level = int(request.query_params.get("level", "1"))
-        self._engine.sleep(level)
-        return JSONResponse({"status": "sleeping", "level": level})
+        level = request.query_params.get("level", "1")
+        mode = request.query_params.get("mode", "abort")
+        if level not in ("0", "1", "2"):
+            raise RequestError(f"level must be 0, 1 or 2, got {level}", param="level")
+        if mode not in ("abort", "wait"):
+            raise RequestError(f"this engine knows abort and wait, not {mode}", param="mode")
+        await self._engine.sleep(abort=mode == "abort")
+        return JSONResponse({"status": "sleeping", "level": int(level)})
 
     async def wake_up(self, request: Request) -> Response:
         try:

@@ -7,9 +7,11 @@ what runs goes on, what comes is turned away, and what still runs at the end get
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+
+from prometheus_client import Gauge
 
 from .answers import FINISH_ABORTED, Answer
 from .behaviour import Behaviour, Fault
@@ -49,56 +51,59 @@ class Engine:
         self._draining = False
         self._interrupted = asyncio.Event()
         self._hangs = False
+        self._requests = _Count()
+        self._waiting = _Count(metrics.waiting)
+        self._running = _Count(metrics.running)
         self._awake = asyncio.Event()
         self._awake.set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._requests = 0
-        self.sleep_level = 0
 
     async def generate(
         self, prompt_tokens: int, answer: Answer, seconds_per_token: float | None = None
     ) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of `answer`, the last with its reason.
 
-        Raises ShuttingDownError when the engine is draining. The request counts as running
-        until the iterator is closed.
+        Raises ShuttingDownError when the engine is draining. The request counts as running until
+        the iterator is closed.
         """
+        self.check_accepting()
+        began = time.monotonic()
+        interrupted = self._interrupted
+        reason = FINISH_ABORTED
+        with self._requests:
+            try:
+                async with self._slot():
+                    self.metrics.prompt_tokens.inc(prompt_tokens)
+                    pieces = self._pieces(answer, seconds_per_token, began, interrupted)
+                    async with aclosing(pieces):
+                        async for piece in pieces:
+                            reason = piece.finish_reason or reason
+                            yield piece
+            finally:
+                self.metrics.finished(reason)
+                self.metrics.request_seconds.observe(time.monotonic() - began)
+
+    def check_accepting(self) -> None:
+        """Raise ShuttingDownError when the engine drains."""
         if self._draining:
             raise ShuttingDownError
-        self._requests += 1
-        self._idle.clear()
-        began = time.monotonic()
-        reason = FINISH_ABORTED
-        try:
-            await self._take_slot()
-            try:
-                self.metrics.running.inc()
-                self.metrics.prompt_tokens.inc(prompt_tokens)
-                async with aclosing(self._pieces(answer, seconds_per_token, began)) as pieces:
-                    async for piece in pieces:
-                        reason = piece.finish_reason or reason
-                        yield piece
-            finally:
-                self.metrics.running.dec()
-                self._slots.release()
-        finally:
-            self.metrics.finished(reason)
-            self.metrics.request_seconds.observe(time.monotonic() - began)
-            self._requests -= 1
-            if not self._requests:
-                self._idle.set()
 
-    async def _take_slot(self) -> None:
-        self.metrics.waiting.inc()
-        try:
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        with self._waiting:
             await self._awake.wait()
             await self._slots.acquire()
+        try:
+            with self._running:
+                yield
         finally:
-            self.metrics.waiting.dec()
+            self._slots.release()
 
     async def _pieces(
-        self, answer: Answer, seconds_per_token: float | None, began: float
+        self,
+        answer: Answer,
+        seconds_per_token: float | None,
+        began: float,
+        interrupted: asyncio.Event,
     ) -> AsyncGenerator[Piece, None]:
         if self._behaviour.fault is Fault.EMPTY:
             yield Piece("", answer.finish_reason)
@@ -106,10 +111,10 @@ class Engine:
         pace = self._behaviour.seconds_per_token if seconds_per_token is None else seconds_per_token
         due = time.monotonic() + self._behaviour.first_token_seconds
         for i, token in enumerate(answer.tokens):
-            await self._wait_until(due + i * pace)
+            await _wait_until(due + i * pace, interrupted)
             if self._hangs:
                 await asyncio.get_running_loop().create_future()  # until the client leaves
-            if self._interrupted.is_set():
+            if interrupted.is_set():
                 yield Piece("", FINISH_ABORTED)
                 return
             if i == 0:
@@ -121,16 +126,6 @@ class Engine:
                 await asyncio.sleep(0.05)  # the chunks so far leave the socket first
                 self._die(self._behaviour.exit_code)
 
-    async def _wait_until(self, moment: float) -> None:
-        seconds = moment - time.monotonic()
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        try:
-            await asyncio.wait_for(self._interrupted.wait(), seconds)
-        except TimeoutError:
-            return
-
     async def drain(self, seconds: float) -> None:
         """Take nothing new; return when nothing runs, or after `seconds`.
 
@@ -141,16 +136,22 @@ class Engine:
         self._draining = True
         try:
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                await self._requests.none.wait()
         except TimeoutError:
             self._hangs = seconds > 0
             self._interrupted.set()
             self._awake.set()
 
-    def sleep(self, level: int) -> None:
-        """Free the GPU; requests wait until `wake_up`."""
-        self.sleep_level = level
+    async def sleep(self, *, abort: bool) -> None:
+        """Free the GPU once nothing runs; later requests wait until `wake_up`.
+
+        What was accepted before is aborted, or else finishes first.
+        """
         self._awake.clear()
+        if abort:
+            self._interrupted.set()
+            self._interrupted = asyncio.Event()
+        await self._running.none.wait()
         self._gpu.release()
 
     def wake_up(self) -> None:
@@ -162,3 +163,39 @@ class Engine:
     @property
     def is_sleeping(self) -> bool:
         return not self._awake.is_set()
+
+
+class _Count:
+    """How many are inside, shown by a gauge; `none` is set while there is none."""
+
+    def __init__(self, gauge: Gauge | None = None) -> None:
+        self._inside = 0
+        self._gauge = gauge
+        self.none = asyncio.Event()
+        self.none.set()
+
+    def __enter__(self) -> None:
+        self._add(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._add(-1)
+
+    def _add(self, difference: int) -> None:
+        self._inside += difference
+        if self._gauge is not None:
+            self._gauge.set(self._inside)
+        if self._inside:
+            self.none.clear()
+        else:
+            self.none.set()
+
+
+async def _wait_until(moment: float, interrupted: asyncio.Event) -> None:
+    seconds = moment - time.monotonic()
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return
+    try:
+        await asyncio.wait_for(interrupted.wait(), seconds)
+    except TimeoutError:
+        return
