@@ -7,7 +7,7 @@ and nothing is remembered here beyond the last object seen.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -15,6 +15,9 @@ from pydantic import ValidationError
 from modelserving_api.names import ConditionType, Reason
 from modelserving_api.spec import ModelServingSpec
 from modelserving_api.status import ConditionStatus, ModelServingStatus
+
+_STOP_SLACK: Final = 2.0
+"""Seconds for the operator to act and the signal to arrive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Serving:
     invalid: str | None
     """Why the spec cannot be followed; None when it can."""
     deleting: bool
+    stop_seconds: float
+    """From taking its endpoint away until the engine has ended: drain and shutdown budgets."""
     requesters: frozenset[str]
     """Whose demand stands in spec.requests."""
 
@@ -50,6 +55,16 @@ class Serving:
         if self.status.active_model != model or not _is_http_url(self.status.endpoint):
             return None
         return self.status.endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """What of a spec could be read."""
+
+    models: tuple[DeclaredModel, ...]
+    pinned: str | None = None
+    stop_seconds: float = 90.0 + _STOP_SLACK  # the contract's defaults
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +136,17 @@ def read_serving(body: Mapping[str, Any]) -> Serving:
     metadata = _mapping(body.get("metadata"))
     raw_spec = _mapping(body.get("spec"))
     status = _read_status(_mapping(body.get("status")))
-    models, pinned, problem = _read_spec(raw_spec)
+    declared = _read_spec(raw_spec)
     return Serving(
         name=str(metadata.get("name", "")),
         uid=str(metadata.get("uid", "")),
         created=_time(metadata.get("creationTimestamp")),
-        models=models,
-        pinned=pinned,
+        models=declared.models,
+        pinned=declared.pinned,
         status=status,
-        invalid=problem or _refused_by_operator(status),
+        invalid=declared.problem or _refused_by_operator(status),
         deleting="deletionTimestamp" in metadata,
+        stop_seconds=declared.stop_seconds,
         requesters=frozenset(
             entry["requester"]
             for entry in _mappings(raw_spec.get("requests"))
@@ -153,9 +169,7 @@ def _read_status(raw: Mapping[str, Any]) -> ModelServingStatus:
         return ModelServingStatus()
 
 
-def _read_spec(
-    raw: Mapping[str, Any],
-) -> tuple[tuple[DeclaredModel, ...], str | None, str | None]:
+def _read_spec(raw: Mapping[str, Any]) -> _Declared:
     # Other gateways' demand is none of our business and must not spoil what we read.
     relevant = {key: value for key, value in raw.items() if key != "requests"}
     try:
@@ -165,10 +179,14 @@ def _read_spec(
             f"spec.{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
             for each in error.errors()
         )
-        return _declared_at_least(raw), None, problem
-    models = tuple(DeclaredModel(model.name, tuple(model.aliases)) for model in spec.models)
+        return _Declared(_declared_at_least(raw), problem=problem)
     problem = "; ".join(f"spec.{path}: {message}" for path, message in spec.problems())
-    return models, spec.active_model, problem or None
+    return _Declared(
+        tuple(DeclaredModel(model.name, tuple(model.aliases)) for model in spec.models),
+        spec.active_model,
+        spec.swap.drain_timeout_seconds + spec.engine.shutdown_timeout_seconds + _STOP_SLACK,
+        problem or None,
+    )
 
 
 def _declared_at_least(raw: Mapping[str, Any]) -> tuple[DeclaredModel, ...]:

@@ -1,7 +1,8 @@
-"""Recognises the answers by which an engine that is going away turns requests down.
+"""Recognises the answers of an engine that is going away, which are no answers.
 
 Pure. vLLM has no status of its own for them: while it drains its port stays open, and a new request
-gets a 500. Passed on, that would be a lost request; the next engine answers it.
+gets a 500; one that it ends by itself gets a 200 whose finish_reason is "abort". Passed on, that
+would be a lost request; the next engine answers it.
 """
 
 from enum import StrEnum
@@ -22,12 +23,25 @@ _MESSAGES: Final = (
     (b"EngineCore encountered an issue", Departure.BROKEN_OFF),
 )
 
+_ABORTED: Final = b'"finish_reason":"abort"'
+"""In a message of a model the quotes would be escaped."""
+
 _LONGEST: Final = 16_384
 """Bytes; these errors are a line, and a larger body is not searched."""
 
 
 def departure(status: int, body: bytes) -> Departure | None:
     """Return what the answer says, when it is one of an engine that is going away."""
+    if status == 200 and _ABORTED in body:
+        return Departure.BROKEN_OFF
     if status not in (500, 503) or len(body) > _LONGEST:
         return None
     return next((kind for message, kind in _MESSAGES if message in body), None)
+
+
+def before_abort(events: bytes) -> bytes | None:
+    """Return the lines before the event that says the engine has given up, None without one."""
+    position = events.find(_ABORTED)
+    if position < 0:
+        return None
+    return events[: events.rfind(b"\n", 0, position) + 1]

@@ -13,7 +13,7 @@ import structlog
 from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.body import read_body
 from modelserving_gateway.client import Client, ClientLeftError, Sent
-from modelserving_gateway.departing import Departure, departure
+from modelserving_gateway.departing import Departure, before_abort, departure
 from modelserving_gateway.dispatch import Dispatcher
 from modelserving_gateway.errors import ApiError
 from modelserving_gateway.headers import RawHeaders
@@ -127,7 +127,7 @@ class Proxy:
                 await self._hold(exchange, min(until, exchange.retry_at), decision.endpoint)
             else:
                 try:
-                    await self._forward(exchange, decision.endpoint, content)
+                    await self._forward(exchange, decision, content)
                 except UpstreamError as failure:
                     self._take_failure(exchange, decision.endpoint, failure)
                 else:
@@ -186,7 +186,7 @@ class Proxy:
             attempt=exchange.failures,
         )
 
-    async def _forward(self, exchange: Exchange, endpoint: str, content: bytes) -> None:
+    async def _forward(self, exchange: Exchange, to: Forward, content: bytes) -> None:
         """Send to the engine and pass its answer on. Raises UpstreamError."""
         client = exchange.client
         begun = time.monotonic()
@@ -194,7 +194,9 @@ class Proxy:
         in_flight.inc()
         try:
             to_engine = headers.to_engine(client.headers, client.request_id)
-            async with self._upstreams.post(endpoint, exchange.path, to_engine, content) as answer:
+            async with self._upstreams.post(
+                to.endpoint, exchange.path, to_engine, content, patience=to.stop_seconds
+            ) as answer:
                 exchange.first_byte_seconds = time.monotonic() - begun
                 await _pass_on(client, answer)
         finally:
@@ -245,9 +247,17 @@ async def _pass_on(client: Client, answer: Answer) -> None:
 
 async def _pass_events(client: Client, answer: Answer, answer_headers: RawHeaders) -> None:
     lines = sse.WholeLines()
-    await client.start(answer.status, answer_headers, Sent.EVENTS)
     async for chunk in answer.chunks():
-        await client.write(lines.feed(chunk))
+        events = lines.feed(chunk)
+        passed_on = before_abort(events)
+        if client.sent is Sent.NOTHING:
+            if passed_on == b"":
+                raise UpstreamError(FailureKind.LOST, "it gave up before its answer")
+            await client.start(answer.status, answer_headers, Sent.EVENTS)
+        if passed_on is not None:
+            await client.write(passed_on)
+            raise UpstreamError(FailureKind.LOST, "it gave up amid its answer", amid_answer=True)
+        await client.write(events)
     await client.finish(lines.finish())
 
 
@@ -276,7 +286,7 @@ def _require_staying(status: int, body: bytes) -> None:
         case Departure.NOT_BEGUN:
             raise UpstreamError(FailureKind.DEPARTING, "it is shutting down")
         case Departure.BROKEN_OFF:
-            raise UpstreamError(FailureKind.LOST, "its core process has died")
+            raise UpstreamError(FailureKind.LOST, "it has given up")
 
 
 async def _first_bytes(chunks: AsyncIterator[bytes]) -> tuple[list[bytes], bool]:

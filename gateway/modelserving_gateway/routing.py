@@ -18,6 +18,8 @@ class Forward:
 
     endpoint: str
     serving: str
+    stop_seconds: float
+    """How long its engine may go on with what runs, once the endpoint is taken away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def decide(catalog: Catalog, model: str, now: datetime) -> Decision:
         return Refuse(errors.model_not_found(model))
     for serving in servings:
         if (endpoint := serving.endpoint_of(model)) is not None:
-            return Forward(endpoint, serving.name)
+            return Forward(endpoint, serving.name, serving.stop_seconds)
     problems = [(serving, _problem(serving, model, now)) for serving in servings]
     able = [serving for serving, problem in problems if problem is None]
     if able:

@@ -3,6 +3,7 @@
 Thin: no routing, no retries, nothing about clients. A failure is told once, in one exception.
 """
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -76,21 +77,35 @@ class _Engine:
     """The connections to one endpoint, kept until it is gone and nothing runs on it."""
 
     def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
         self.transport = AiohttpTransport(client=_session, verify=False)
-        self.in_flight = 0
-        self.gone = False
-        self._endpoint = endpoint.rstrip("/")
+        self.running: dict[asyncio.Timeout, float] = {}
+        """What runs, with the seconds it may go on once the endpoint is gone."""
+        self._leaving = False
         self._urls: dict[str, httpx.URL] = {}
 
     def url(self, path: str) -> httpx.URL:
         """Return the URL of a path; parsing one costs more than all else of a request."""
         if path not in self._urls:
-            self._urls[path] = httpx.URL(self._endpoint + path)
+            self._urls[path] = httpx.URL(self.endpoint.rstrip("/") + path)
         return self._urls[path]
 
-    async def close_if_done(self) -> None:
-        if self.gone and self.in_flight == 0:
-            await self.transport.aclose()
+    def leave(self) -> None:
+        """Let what runs go on only as long as it may."""
+        if self._leaving:
+            return
+        self._leaving = True
+        now = asyncio.get_running_loop().time()
+        for timeout, patience in self.running.items():
+            if not timeout.expired():
+                timeout.reschedule(now + patience)
+
+    def stay(self) -> None:
+        """Let what runs go on: the endpoint is back."""
+        self._leaving = False
+        for timeout in self.running:
+            if not timeout.expired():
+                timeout.reschedule(None)
 
 
 class Upstreams:
@@ -98,6 +113,7 @@ class Upstreams:
 
     def __init__(self, *, connect_timeout: float, read_timeout: float) -> None:
         self._engines: dict[str, _Engine] = {}
+        self._leaving: set[_Engine] = set()
         self._extensions = {"timeout": {"connect": connect_timeout, "read": read_timeout}}
 
     async def retain(self, endpoints: frozenset[str]) -> None:
@@ -106,37 +122,58 @@ class Upstreams:
         A Pod that comes later may have the same address; it must not get an old connection.
         """
         for endpoint in self._engines.keys() - endpoints:
-            engine = self._engines.pop(endpoint)
-            engine.gone = True
-            await engine.close_if_done()
+            self._leaving.add(self._engines.pop(endpoint))
+        for engine in tuple(self._leaving):
+            if engine.endpoint in endpoints:
+                engine.stay()
+            else:
+                engine.leave()
+            await self._close_if_done(engine)
 
     @asynccontextmanager
     async def post(
-        self, endpoint: str, path: str, headers: RawHeaders, content: bytes
+        self, endpoint: str, path: str, headers: RawHeaders, content: bytes, *, patience: float
     ) -> AsyncIterator[Answer]:
         """POST to an engine and wait for the first chunk of its answer's body.
 
-        Raises UpstreamError. However the context is left, the answer is let go of: unless it was
-        whole, its connection is closed, so that the engine stops working on it.
+        Raises UpstreamError, also when the endpoint has been gone for `patience` seconds: an engine
+        that is stopped amid an answer may keep its connection open and say nothing more. However
+        the context is left, the answer is let go of: unless it was whole, its connection is closed,
+        so that the engine stops working on it.
         """
         engine = self._engines.get(endpoint)
         if engine is None:
             engine = self._engines[endpoint] = _Engine(endpoint)
-        engine.in_flight += 1
+        amid_answer = False
+        timeout = asyncio.timeout(None)
         try:
-            request = httpx.Request(
-                "POST",
-                engine.url(path),
-                headers=headers,
-                content=content,
-                extensions=self._extensions,
-            )
-            async with aclosing(await _begin(engine.transport, request)) as response:
-                rest = response.aiter_raw()
-                yield Answer(response, await _first(rest), rest)
+            async with timeout:
+                engine.running[timeout] = patience
+                request = httpx.Request(
+                    "POST",
+                    engine.url(path),
+                    headers=headers,
+                    content=content,
+                    extensions=self._extensions,
+                )
+                async with aclosing(await _begin(engine.transport, request)) as response:
+                    rest = response.aiter_raw()
+                    answer = Answer(response, await _first(rest), rest)
+                    amid_answer = True
+                    yield answer
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            message = "its endpoint was taken away"
+            raise UpstreamError(FailureKind.LOST, message, amid_answer=amid_answer) from error
         finally:
-            engine.in_flight -= 1
-            await engine.close_if_done()
+            engine.running.pop(timeout, None)
+            await self._close_if_done(engine)
+
+    async def _close_if_done(self, engine: _Engine) -> None:
+        if engine in self._leaving and not engine.running:
+            self._leaving.discard(engine)
+            await engine.transport.aclose()
 
 
 async def _begin(transport: AiohttpTransport, request: httpx.Request) -> httpx.Response:

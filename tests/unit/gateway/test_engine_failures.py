@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from modelserving_gateway import catalog
 from tests.unit.gateway.conftest import CHAT, Start, eventually
 from tests.unit.gateway.fakes import Behaviour, Connection, Engine, FakeCluster, echo, serving
 
@@ -40,12 +41,24 @@ def turns_down(message: str) -> Behaviour:
     return behaviour
 
 
+async def gives_up(connection: Connection) -> None:
+    await connection.answer(b'{"choices":[{"message":{},"finish_reason":"abort"}]}')
+
+
+async def gives_up_a_stream_at_once(connection: Connection) -> None:
+    await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+    await connection.chunk(b'data: {"choices":[{"finish_reason":"abort"}]}\n\ndata: [DONE]\n\n')
+    await connection.chunk(b"")
+
+
 BEFORE_THE_FIRST_BYTE = {
     "reset": dies_unheard,
     "closed": closes_unheard,
     "only a head": dies_after_the_head,
     "not HTTP": talks_nonsense,
     "draining": turns_down("cannot schedule new futures after shutdown"),
+    "given up": gives_up,
+    "stream given up": gives_up_a_stream_at_once,
     "core died": turns_down("EngineCore encountered an issue. See stack trace (above)"),
 }
 
@@ -154,6 +167,93 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_half_event(
     error = json.loads(events[1])["error"]
     assert (error["type"], error["code"]) == ("server_error", code)
     assert len(events) == 2
+    assert len(engine.requests) == 1
+
+
+async def test_a_stream_that_the_engine_gives_up_ends_with_an_error_event(
+    start: Start, engine: Engine
+) -> None:
+    async def aborts(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        await connection.chunk(b'data: {"n":0}\n\n')
+        await connection.chunk(
+            b'data: {"n":1}\n\ndata: {"finish_reason":"abort"}\n\ndata: [DONE]\n\n'
+        )
+        await connection.chunk(b"")
+
+    engine.behaviour = aborts
+    gateway = await start(active(engine))
+    events = [line for line in (await gateway.ask(stream=True)).text.splitlines() if line]
+    assert events[:2] == ['data: {"n":0}', 'data: {"n":1}']
+    assert json.loads(events[2].removeprefix("data: "))["error"]["code"] == "upstream_lost"
+    assert len(events) == 3
+
+
+STOPS_QUICKLY = {
+    "swap": {"drainTimeoutSeconds": 0},
+    "engine": {"image": "vllm", "shutdownTimeoutSeconds": 0},
+}
+
+
+async def test_a_stream_of_an_engine_that_was_stopped_and_went_silent_ends_with_an_error_event(
+    start: Start, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "_STOP_SLACK", 0.1)
+    left = asyncio.Event()
+
+    async def falls_silent(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        await connection.chunk(b'data: {"n": 0}\n\n')
+        await connection.client_left()
+        left.set()
+
+    engine.behaviour = falls_silent
+    cluster = FakeCluster(serving(active="mistral", endpoint=engine.url, spec=STOPS_QUICKLY))
+    gateway = await start(cluster)
+    asking = gateway.asking(stream=True)
+    await eventually(lambda: engine.requests)
+    cluster.set_status("l4", targetModel="coder")
+    last = (await asking).text.strip().splitlines()[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "upstream_lost"
+    await asyncio.wait_for(left.wait(), 5)
+    await eventually(lambda: not engine.open_connections)
+
+
+async def test_a_request_of_an_engine_that_was_stopped_unheard_goes_to_the_next_one(
+    start: Start, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "_STOP_SLACK", 0.1)
+    engine.next = [hang]
+    cluster = FakeCluster(serving(active="mistral", endpoint=engine.url, spec=STOPS_QUICKLY))
+    gateway = await start(cluster)
+    asking = gateway.asking()
+    await eventually(lambda: engine.requests)
+    cluster.set_status("l4", targetModel="coder")
+    await eventually(lambda: cluster.demand() == {"mistral": 1})
+    cluster.set_status("l4", activeModel="mistral", endpoint=engine.url)
+    assert (await asking).json() == {"model": "mistral"}
+
+
+async def test_what_runs_goes_on_when_its_endpoint_comes_back(
+    start: Start, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "_STOP_SLACK", 0.2)
+    go_on = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await go_on.wait()
+        await echo(connection)
+
+    engine.behaviour = slow
+    cluster = FakeCluster(serving(active="mistral", endpoint=engine.url, spec=STOPS_QUICKLY))
+    gateway = await start(cluster)
+    asking = gateway.asking()
+    await eventually(lambda: engine.requests)
+    cluster.set_status("l4", targetModel="coder")
+    cluster.set_status("l4", activeModel="mistral", endpoint=engine.url)
+    await asyncio.sleep(0.4)  # past the time that the endpoint's absence would have allowed
+    go_on.set()
+    assert (await asking).status_code == 200
     assert len(engine.requests) == 1
 
 

@@ -34,7 +34,7 @@ X: dict[str, list[str]] = {"x": []}
 CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     "not declared": ([serving("a", {"y": []})], "model_not_found"),
     "no ModelServing at all": ([], "model_not_found"),
-    "active": ([serving("a", X, active="x", endpoint=URL)], Forward(URL, "a")),
+    "active": ([serving("a", X, active="x", endpoint=URL)], Forward(URL, "a", 92)),
     "active without endpoint": ([serving("a", X, active="x")], Hold("a")),
     "endpoint without active": ([serving("a", X, endpoint=URL)], Hold("a")),
     "endpoint is no URL": ([serving("a", X, active="x", endpoint="10.0.0.1:8000")], Hold("a")),
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     ),
     "active in the second": (
         [serving("a", X), serving("b", X, active="x", endpoint=URL)],
-        Forward(URL, "b"),
+        Forward(URL, "b", 92),
     ),
     "active nowhere": ([serving("b", X), serving("a", X)], Hold("a")),
     "target of the second": (
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     ),
     "another is pinned, still served": (
         [serving("a", {"x": [], "y": []}, active="x", endpoint=URL, spec={"activeModel": "y"})],
-        Forward(URL, "a"),
+        Forward(URL, "a", 92),
     ),
     "another is pinned in the first": (
         [serving("a", {"x": [], "y": []}, spec={"activeModel": "y"}), serving("b", X)],
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     ),
     "invalid spec, still served": (
         [serving("a", X, active="x", endpoint=URL, spec={"node": {}})],
-        Forward(URL, "a"),
+        Forward(URL, "a", 92),
     ),
     "refused by the operator": (
         [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.departing import Departure, departure
+from modelserving_gateway.departing import Departure, before_abort, departure
 from modelserving_gateway.main import main
 from modelserving_gateway.settings import Settings
 
@@ -75,6 +75,8 @@ def test_content_encoding_survives_both_ways() -> None:
         (500, b"cannot schedule new futures after shutdown", Departure.NOT_BEGUN),
         (500, b"EngineCore encountered an issue. See stack trace", Departure.BROKEN_OFF),
         (500, b"list index out of range", None),
+        (200, b'{"choices":[{"finish_reason":"abort"}]}', Departure.BROKEN_OFF),
+        (200, rb'{"content":"\"finish_reason\":\"abort\"","finish_reason":"stop"}', None),
         (200, b"cannot schedule new futures after shutdown", None),
         (500, b" " * 20_000 + b"cannot schedule new futures after shutdown", None),
     ],
@@ -83,6 +85,20 @@ def test_an_engine_that_goes_away_is_recognised(
     status: int, body: bytes, expected: Departure | None
 ) -> None:
     assert departure(status, body) is expected
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (b'data: {"a":1}\n\n', None),
+        (b'data: {"finish_reason":"abort"}\n\ndata: [DONE]\n\n', b""),
+        (b'data: 1\n\ndata: {"finish_reason":"abort"}\n\n', b"data: 1\n\n"),
+    ],
+)
+def test_a_stream_that_the_engine_gives_up_is_passed_on_up_to_that(
+    events: bytes, expected: bytes | None
+) -> None:
+    assert before_abort(events) == expected
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
