@@ -28,7 +28,6 @@ async def serving(made: Make, sim_image: str) -> str:
             SimModel("crashing", env={"SIM_FAULT": "crash", "SIM_EXIT_CODE": "3"}),
             SimModel("greedy", env={"SIM_FAULT": "oom"}),
             SimModel("hanging", env={"SIM_FAULT": "hang"}, load_timeout_seconds=5),
-            SimModel("mute", env={"SIM_FAULT": "empty"}, load_timeout_seconds=15),
             SimModel("fragile", env={"SIM_FAULT": "die", "SIM_FAULT_TIMES": "1"}),
         ),
     )
@@ -107,12 +106,6 @@ async def test_a_model_that_never_finishes_loading_is_given_up(
 ) -> None:
     status = await fails_and_goes_back(world, gateway, "hanging", "LoadTimeout")
     assert "loadTimeoutSeconds" in status["message"]
-
-
-async def test_a_port_that_is_open_is_not_a_model_that_works(
-    world: World, gateway: httpx.AsyncClient, serving: str
-) -> None:
-    await fails_and_goes_back(world, gateway, "mute", "ProbeFailed")
 
 
 async def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error_and_comes_back(
