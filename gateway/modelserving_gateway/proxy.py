@@ -5,7 +5,7 @@ Raw ASGI, since this is the hot path. What is decided is routing.py's, what wait
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -53,7 +53,7 @@ class Exchange:
     failures: int = 0
     failed_endpoint: str | None = None
     retry_at: float = 0.0
-    error: str | None = field(default=None)
+    error: str | None = None
 
 
 class Proxy:

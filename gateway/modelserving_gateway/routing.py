@@ -5,11 +5,15 @@ Pure. Nothing is remembered from one decision to the next.
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from modelserving_api.status import ModelState
 from modelserving_gateway import errors
 from modelserving_gateway.catalog import Catalog, Serving
 from modelserving_gateway.errors import ApiError
+
+_UNMEASURED_LOAD_SECONDS: Final = 30.0
+"""A 7B model from a local disk; only used until the first load has been measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,3 @@ def retry_after_seconds(catalog: Catalog, model: str) -> float:
         if (seconds := serving.status.model(model).load_seconds) is not None
     ]
     return min(measured, default=_UNMEASURED_LOAD_SECONDS)
-
-
-_UNMEASURED_LOAD_SECONDS = 30.0
-"""A 7B model from a local disk; only used until the first load has been measured."""
