@@ -35,8 +35,9 @@ DEFAULT_GATEWAY_PORT = 8080
 _READY_SECONDS = 300
 # A cluster that ran before and was stopped with its Docker daemon.
 _RESTART_SECONDS = 120
-# Is it well right now? Long enough for one slow API call, short enough for a person.
-_HEALTHY_SECONDS = 15
+# Is it well right now? On a busy machine, or when Docker has just started the nodes by itself,
+# Pods are unready for a moment; making a cluster anew takes longer than waiting for that.
+_HEALTHY_SECONDS = 60
 
 
 @dataclass(frozen=True)

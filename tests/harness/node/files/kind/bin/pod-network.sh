@@ -25,17 +25,19 @@ write_configuration() {
   iptables -w -t nat -C "${masquerade[@]}" 2>/dev/null || iptables -w -t nat -A "${masquerade[@]}"
 }
 
+# A watch, not a poll: a kubectl every few seconds costs a tenth of a core.
 while true; do
-  nodes=$(kubectl --kubeconfig "$kubeconfig" get nodes --output json --request-timeout 5s 2>/dev/null) || nodes=
-  while read -r name subnet address; do
-    if [ "$name" = "$(hostname)" ]; then
-      [ -s "$configuration" ] || write_configuration "$subnet"
-    else
-      ip route replace "$subnet" via "$address"
-    fi
-  done < <(jq --raw-output '.items[] | select(.spec.podCIDR) |
-    [.metadata.name, .spec.podCIDR,
-     (.status.addresses[] | select(.type == "InternalIP") | .address)] | join(" ")' <<<"${nodes:-{\}}" 2>/dev/null)
-  # Quick until this node has its network, then only to notice nodes that join.
-  if [ -s "$configuration" ]; then sleep 2; else sleep 0.3; fi
+  kubectl --kubeconfig "$kubeconfig" get nodes --watch --output json 2>/dev/null |
+    jq --unbuffered --raw-output 'select(.spec.podCIDR) |
+      [.metadata.name, .spec.podCIDR,
+       (.status.addresses[] | select(.type == "InternalIP") | .address)] | join(" ")' |
+    while read -r name subnet address; do
+      if [ "$name" = "$(hostname)" ]; then
+        [ -s "$configuration" ] || write_configuration "$subnet"
+      else
+        ip route replace "$subnet" via "$address"
+      fi
+    done
+  # The API server has closed the watch, or does not answer yet.
+  sleep 0.5
 done
