@@ -17,7 +17,7 @@ _SHUTDOWN_RETRY_SECONDS: Final = 1
 """Another replica answers at once."""
 
 _MAX_ECHO: Final = 200
-"""A name that the client sent is repeated up to this many characters."""
+"""A name that the client sent, or a line of an engine, is repeated up to this many characters."""
 
 
 class ApiError(Exception):
@@ -111,7 +111,7 @@ def model_load_failed(
     model: str, reason: str | None, message: str | None, retry_after: float
 ) -> ApiError:
     """503: the model failed to load and is not tried again before `retry_after` seconds."""
-    why = ": ".join(part for part in (reason, message) if part) or "no reason was given"
+    why = ": ".join(part for part in (reason, _in_short(message)) if part) or "no reason was given"
     text = f"The model `{model}` could not be loaded ({why})."
     return ApiError(503, "model_load_failed", text, param="model", retry_after=retry_after)
 
@@ -189,6 +189,17 @@ def internal_error(request_id: str) -> ApiError:
     """500: a defect of the gateway; the log has the rest."""
     message = f"The gateway failed at this request; its log says more under {request_id}."
     return ApiError(500, "internal_error", message)
+
+
+def _in_short(message: str | None) -> str:
+    """Return what clients are told of a failure: what happened, and the last of its last words.
+
+    The whole of it, an engine's traceback perhaps, is in the status for those who run the cluster.
+    """
+    lines = [line.strip() for line in (message or "").splitlines() if line.strip()]
+    if len(lines) < 2:
+        return _echo("".join(lines))
+    return f"{_echo(lines[0].partition(';')[0])} … {_echo(lines[-1])}"
 
 
 def _echo(text: str) -> str:

@@ -40,6 +40,25 @@ def test_an_error_event_ends_a_started_event_and_is_one_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (None, "(CrashLoop)"),
+        ("exited with code 3", "(CrashLoop: exited with code 3)"),
+        (
+            "exited with code 1; its last words: Traceback (most recent call last):\n"
+            '  File "/usr/lib/x.py", line 1\n\ntorch.OutOfMemoryError: CUDA out of memory\n',
+            "(CrashLoop: exited with code 1 … torch.OutOfMemoryError: CUDA out of memory)",
+        ),
+    ],
+)
+def test_clients_are_told_why_a_load_failed_without_the_traceback(
+    message: str | None, expected: str
+) -> None:
+    error = errors.model_load_failed("coder", "CrashLoop", message, 5)
+    assert error.message == f"The model `coder` could not be loaded {expected}."
+
+
+@pytest.mark.parametrize(
     ("content_type", "encoding", "expected"),
     [
         (b"text/event-stream", None, True),
