@@ -7,12 +7,12 @@ import pytest
 
 from modelserving_api import InvalidSpecError, ModelServing
 from modelserving_api.crd import custom_resource_definition
+from modelserving_api.resource import NAME_LIMIT
 from tests.unit.api import api_server
 from tests.unit.api.specs import INVALID, MANIFEST, VALID_SPEC, Case, Refusal
 
-SPEC_SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
-    "properties"
-]["spec"]
+ROOT_SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+SPEC_SCHEMA = ROOT_SCHEMA["properties"]["spec"]
 
 
 def parse(spec: Any) -> ModelServing:
@@ -69,6 +69,17 @@ def test_a_rule_is_what_refuses_where_the_schema_cannot(case: Case) -> None:
 @cases(Refusal.SERVER_ALONE)
 def test_what_every_server_refuses_does_not_break_the_operator(case: Case) -> None:
     parse(case.spec())
+
+
+def test_a_name_that_is_too_long_for_a_label_is_refused_by_server_and_operator() -> None:
+    def named(length: int) -> dict[str, Any]:
+        return {**MANIFEST, "metadata": {"name": "m" * length}, "spec": VALID_SPEC}
+
+    assert api_server.problems(ROOT_SCHEMA, named(NAME_LIMIT)) == []
+    ModelServing.parse(named(NAME_LIMIT))
+    assert api_server.problems(ROOT_SCHEMA, named(NAME_LIMIT + 1))
+    with pytest.raises(InvalidSpecError, match=r"metadata\.name"):
+        ModelServing.parse(named(NAME_LIMIT + 1))
 
 
 def test_every_problem_is_told_at_once() -> None:
