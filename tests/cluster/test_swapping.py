@@ -323,3 +323,11 @@ async def test_ready_is_true_and_nothing_is_degraded_in_the_end(world: World, se
     assert condition(now, "Degraded")["status"] == "False"
     assert model_status(now, now["status"]["activeModel"])["state"] == "Ready"
     assert now["status"]["swapsFailed"] == 0
+
+
+async def test_the_programs_needed_no_permission_that_they_lack(world: World, serving: str) -> None:
+    logs = await world.kubectl(
+        *("logs", "--selector=app.kubernetes.io/part-of=modelserving", "--tail=-1"),
+    )
+    assert logs
+    assert [line for line in logs.splitlines() if "forbidden" in line.lower()] == []

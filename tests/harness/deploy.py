@@ -94,14 +94,15 @@ def install(cluster: Cluster, namespace: str, *, values: Mapping[str, Any] | Non
             *("apply", "--validate=false"),
             *("--filename", str(CHART / "crds")),
         )
-        _helm_upgrade(cluster, namespace, _values(built, values or {}))
+        _helm_upgrade(cluster, namespace, chart_values(built, values or {}))
     with step(f"Wait for operator and gateway in {namespace}"):
         for program in PROGRAMS:
             _await_rollout(cluster, namespace, f"modelserving-{program}")
     return built
 
 
-def _values(built: Images, values: Mapping[str, Any]) -> Manifest:
+def chart_values(built: Images, values: Mapping[str, Any]) -> Manifest:
+    """Return the chart's values for these images, with the given ones on top."""
     defaults: Manifest = {}
     for program, tag in zip(PROGRAMS, (built.operator, built.gateway), strict=True):
         repository, _, version = tag.rpartition(":")
