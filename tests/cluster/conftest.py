@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from modelserving_api.names import SERVING_LABEL
 from tests.cluster.kubernetes import (
     DEPLOYMENTS,
     PODS,
@@ -212,7 +213,7 @@ async def remove(world: World, name: str) -> None:
             lambda items: not items,
             what=f"nothing of {name} is left in {path}",
             within=90,
-            selector=f"modelserving.dev/serving={name}",
+            selector=f"{SERVING_LABEL}={name}",
         )
 
 

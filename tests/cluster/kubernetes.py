@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from modelserving_api.names import SERVING_LABEL
 from tests.harness import tools
 from tests.harness.cluster import Cluster
 
@@ -25,8 +26,6 @@ DEPLOYMENTS: Final = "/apis/apps/v1/namespaces/{}/deployments"
 PODS: Final = "/api/v1/namespaces/{}/pods"
 SERVICES: Final = "/api/v1/namespaces/{}/services"
 EVENTS: Final = "/api/v1/namespaces/{}/events"
-
-SERVING_LABEL: Final = "modelserving.dev/serving"
 
 
 class KubectlServer:

@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 
+from modelserving_api.names import SERVING_LABEL
 from tests.cluster.asking import ask, error_of
 from tests.cluster.conftest import Make
 from tests.cluster.kubernetes import DEPLOYMENTS, PODS, SERVICES, SERVINGS, World
@@ -26,7 +27,7 @@ async def test_nothing_is_left_and_a_held_request_is_answered(
         error = error_of(await held, 503)
     assert error["code"] == "model_serving_deleted"
     for path in (SERVINGS, DEPLOYMENTS, SERVICES, PODS):
-        selector = "" if path == SERVINGS else f"modelserving.dev/serving={NAME}"
+        selector = "" if path == SERVINGS else f"{SERVING_LABEL}={NAME}"
         await world.until(
             path,
             lambda items: not any(NAME in each["metadata"]["name"] for each in items),
