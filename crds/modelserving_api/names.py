@@ -37,11 +37,8 @@ class Reason(StrEnum):
     # Ready=False
     INVALID_SPEC = "InvalidSpec"
     NO_DEMAND = "NoDemand"
-    DRAINING = "Draining"
-    STOPPING = "Stopping"
     SCHEDULING = "Scheduling"
     LOADING = "Loading"
-    PROBING = "Probing"
     ENGINE_LOST = "EngineLost"
     LOAD_FAILED = "LoadFailed"
     # Swapping, and why a swap was begun
@@ -57,6 +54,7 @@ class Reason(StrEnum):
     # Why a model failed to load
     IMAGE_PULL_FAILED = "ImagePullFailed"
     UNSCHEDULABLE = "Unschedulable"
+    MANIFEST_REFUSED = "ManifestRefused"
     CONTAINER_CONFIG_FAILED = "ContainerConfigFailed"
     CRASH_LOOP = "CrashLoop"
     OUT_OF_MEMORY = "OutOfMemory"

@@ -32,7 +32,6 @@ class ModelServing(BaseModel):
     namespace: str
     uid: str
     generation: int
-    resource_version: str
     deleting: bool
     spec: ModelServingSpec
     status: ModelServingStatus
@@ -50,7 +49,6 @@ class ModelServing(BaseModel):
                 namespace=metadata.get("namespace", ""),
                 uid=metadata.get("uid", ""),
                 generation=metadata.get("generation", 0),
-                resource_version=metadata.get("resourceVersion", ""),
                 deleting="deletionTimestamp" in metadata,
                 spec=spec,
                 status=parse_status(body.get("status")),
@@ -76,9 +74,20 @@ def parse_spec(raw: Mapping[str, Any]) -> ModelServingSpec:
 
 
 def parse_status(raw: Mapping[str, Any] | None) -> ModelServingStatus:
-    """Parse `status`; one that no operator of this version wrote counts as empty."""
+    """Parse what can be parsed of `status`; fields that another version wrote are left out.
+
+    One unknown word must not hide which model serves.
+    """
+    if not isinstance(raw, Mapping):
+        return ModelServingStatus()
     try:
-        return ModelServingStatus.model_validate(raw or {})
+        return ModelServingStatus.model_validate(raw)
+    except ValidationError as error:
+        unreadable = {each["loc"][0] for each in error.errors()}
+    try:
+        return ModelServingStatus.model_validate(
+            {key: value for key, value in raw.items() if key not in unreadable}
+        )
     except ValidationError:
         return ModelServingStatus()
 

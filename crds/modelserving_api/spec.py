@@ -31,6 +31,11 @@ from modelserving_api.types import (
 _ONE_VOLUME = "set exactly one of hostPath, persistentVolumeClaim, configMap, secret, emptyDir"
 _RESERVED_VOLUMES = ("shared-memory", "scratch", "weights")
 _RESERVED_VOLUME = "the volume names shared-memory, scratch and weights are the operator's"
+_ONE_VALUE = "set value or valueFrom, not both"
+_UNKNOWN_VOLUME = "a volumeMount must name one of engine.volumes"
+_RESERVED_MOUNTS = ("/dev/shm", "/var/lib/engine")  # noqa: S108 - not ours to write to
+_RESERVED_MOUNT = "the mount paths /dev/shm and /var/lib/engine are the operator's"
+_MORE_THAN_LIMIT = "a request must not exceed the limit of the same resource"
 _ONE_SOURCE = "set exactly one of hostPath, persistentVolumeClaim, hub"
 
 
@@ -84,18 +89,50 @@ class EnvValueFrom(SpecType):
 class EnvVar(SpecType):
     """An environment variable of the engine."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                celrule("!(has(self.value) && has(self.valueFrom))", _ONE_VALUE)
+            ]
+        }
+    )
+
     name: Annotated[
         str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", min_length=1, max_length=253)
     ]
     value: LongText | None = None
     value_from: EnvValueFrom | None = None
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field path, message) for what the schema cannot say."""
+        if self.value is not None and self.value_from is not None:
+            yield "", _ONE_VALUE
+
 
 class Resources(SpecType):
     """Requests and limits of the engine's container; the GPU is added by the operator."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                celrule(
+                    "!has(self.requests) || !has(self.limits) || self.requests.all(name,"
+                    " !(name in self.limits) || quantity(self.requests[name])"
+                    ".compareTo(quantity(self.limits[name])) <= 0)",
+                    _MORE_THAN_LIMIT,
+                )
+            ]
+        }
+    )
+
     requests: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
     limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field path, message) for what the schema cannot say."""
+        for name in self.requests.keys() & self.limits.keys():
+            if parse_quantity(self.requests[name]) > parse_quantity(self.limits[name]):
+                yield f".requests.{name}", _MORE_THAN_LIMIT
 
 
 class HostPathVolume(SpecType):
@@ -193,6 +230,23 @@ EngineEnv = Annotated[list[EnvVar], Field(max_length=64, json_schema_extra=list_
 class Engine(SpecType):
     """Defaults for the engine of every model."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                celrule(
+                    "!has(self.volumeMounts) || self.volumeMounts.all(mount,"
+                    " has(self.volumes) && self.volumes.exists(volume, volume.name == mount.name))",
+                    _UNKNOWN_VOLUME,
+                ),
+                celrule(
+                    "!has(self.volumeMounts) || self.volumeMounts.all(mount,"
+                    " !(mount.mountPath in ['/dev/shm', '/var/lib/engine']))",
+                    _RESERVED_MOUNT,
+                ),
+            ]
+        }
+    )
+
     image: ShortText = Field(min_length=1, description="For example vllm/vllm-openai:v0.32.0.")
     image_pull_policy: (
         Annotated[str, StringConstraints(pattern="^(Always|IfNotPresent|Never)$")] | None
@@ -226,6 +280,24 @@ class Engine(SpecType):
         default=30, description="vLLM's --shutdown-timeout: how long it finishes what runs."
     )
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field path, message) for what the schema cannot say."""
+        names = {volume.name for volume in self.volumes}
+        for index, volume in enumerate(self.volumes):
+            yield from _below(f".volumes[{index}]", volume.problems())
+        for index, mount in enumerate(self.volume_mounts):
+            if mount.name not in names:
+                yield f".volumeMounts[{index}].name", f"{_UNKNOWN_VOLUME}: {mount.name}"
+            if mount.mount_path in _RESERVED_MOUNTS:
+                yield f".volumeMounts[{index}].mountPath", _RESERVED_MOUNT
+        for index, variable in enumerate(self.env):
+            yield from _below(f".env[{index}]", variable.problems())
+        yield from _below(".resources", self.resources.problems())
+
+
+def _below(path: str, problems: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return ((f"{path}{inner}", message) for inner, message in problems)
+
 
 class EngineOverrides(SpecType):
     """What one model does differently: set values replace, args and env are added."""
@@ -236,9 +308,16 @@ class EngineOverrides(SpecType):
     env: EngineEnv = Field(default_factory=list)
     resources: Resources | None = None
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field path, message) for what the schema cannot say."""
+        for index, variable in enumerate(self.env):
+            yield from _below(f".env[{index}]", variable.problems())
+        if self.resources is not None:
+            yield from _below(".resources", self.resources.problems())
+
 
 class WeightsHostPath(SpecType):
-    """Weights on the node's disk. Only below /mnt/models: a path is a way into the node."""
+    """Weights on the node's disk, below /mnt/models."""
 
     path: Annotated[
         str,
@@ -376,7 +455,8 @@ class Swap(SpecType):
     )
     max_wait_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         default=120,
-        description="How long requests for another model wait for a busy one before it is drained.",
+        description="How long requests for another model wait for a busy one before it is drained."
+        " A model that was just loaded keeps its minResidencySeconds all the same.",
     )
     idle: Idle = Field(default_factory=Idle)
 
@@ -451,11 +531,9 @@ class ModelServingSpec(SpecType):
                     f"models[{index}].gpuMemory",
                     f"{_TOO_BIG}: {model.gpu_memory} is more than {self.node.gpu_memory}",
                 )
-            for path, message in model.source.problems():
-                yield f"models[{index}].source{path}", message
-        for index, volume in enumerate(self.engine.volumes):
-            for path, message in volume.problems():
-                yield f"engine.volumes[{index}]{path}", message
+            yield from _below(f"models[{index}].source", model.source.problems())
+            yield from _below(f"models[{index}].engine", model.engine.problems())
+        yield from _below("engine", self.engine.problems())
 
     def _problems_of_names(self) -> Iterator[tuple[str, str]]:
         names = [model.name for model in self.models]

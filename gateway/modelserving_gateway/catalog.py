@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from modelserving_api.names import ConditionType, Reason
+from modelserving_api.resource import parse_status
 from modelserving_api.spec import ModelServingSpec
 from modelserving_api.status import ConditionStatus, ModelServingStatus
 
@@ -135,7 +136,7 @@ def read_serving(body: Mapping[str, Any]) -> Serving:
     """
     metadata = _mapping(body.get("metadata"))
     raw_spec = _mapping(body.get("spec"))
-    status = _read_status(_mapping(body.get("status")))
+    status = parse_status(body.get("status"))
     declared = _read_spec(raw_spec)
     return Serving(
         name=str(metadata.get("name", "")),
@@ -153,20 +154,6 @@ def read_serving(body: Mapping[str, Any]) -> Serving:
             if isinstance(entry.get("requester"), str)
         ),
     )
-
-
-def _read_status(raw: Mapping[str, Any]) -> ModelServingStatus:
-    """Read what can be read: an operator of another version must not hide where a model is."""
-    try:
-        return ModelServingStatus.model_validate(raw)
-    except ValidationError as error:
-        unreadable = {each["loc"][0] for each in error.errors()}
-    try:
-        return ModelServingStatus.model_validate(
-            {key: value for key, value in raw.items() if key not in unreadable}
-        )
-    except ValidationError:
-        return ModelServingStatus()
 
 
 def _read_spec(raw: Mapping[str, Any]) -> _Declared:

@@ -164,6 +164,56 @@ INVALID: Final[tuple[Case, ...]] = (
         "alias",
     ),
     Case(
+        "a variable with two values",
+        _set(
+            "engine",
+            "env",
+            to=[
+                {
+                    "name": "TOKEN",
+                    "value": "x",
+                    "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}},
+                }
+            ],
+        ),
+        "spec.engine.env[0]",
+        "not both",
+        Refusal.RULE,
+    ),
+    Case(
+        "a mount of an unknown volume",
+        _set("engine", "volumeMounts", to=[{"name": "ghost", "mountPath": "/ghost"}]),
+        "spec.engine.volumeMounts[0].name",
+        "ghost",
+        Refusal.RULE,
+    ),
+    Case(
+        "a mount over shared memory",
+        _set("engine", "volumeMounts", to=[{"name": "cache", "mountPath": "/dev/shm"}]),
+        "spec.engine.volumeMounts[0].mountPath",
+        "/dev/shm",
+        Refusal.RULE,
+    ),
+    Case(
+        "a request above its limit",
+        _set("engine", "resources", to={"requests": {"cpu": "4"}, "limits": {"cpu": "2"}}),
+        "spec.engine.resources.requests.cpu",
+        "limit",
+        Refusal.RULE,
+    ),
+    Case(
+        "a model's request above its limit",
+        _set(
+            "models",
+            0,
+            "engine",
+            to={"resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "0.4"}}},
+        ),
+        "spec.models[0].engine.resources.requests.cpu",
+        "limit",
+        Refusal.RULE,
+    ),
+    Case(
         "an alias of two models",
         _models(_model(aliases=["vision"])),
         "spec.models[3].aliases[0]",

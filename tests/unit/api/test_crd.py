@@ -108,7 +108,17 @@ def test_every_number_of_the_spec_is_a_bounded_integer() -> None:
 
 def test_rules_stand_at_nodes_that_are_there_and_have_messages() -> None:
     ruled = {path: node for path, node in ALL if "x-kubernetes-validations" in node}
-    assert set(ruled) == {"$", "$.spec", "$.spec.engine.volumes[]", "$.spec.models[].source"}
+    assert set(ruled) == {
+        "$",
+        "$.spec",
+        "$.spec.engine",
+        "$.spec.engine.env[]",
+        "$.spec.engine.resources",
+        "$.spec.engine.volumes[]",
+        "$.spec.models[].engine.env[]",
+        "$.spec.models[].engine.resources",
+        "$.spec.models[].source",
+    }
     for node in ruled.values():
         assert node["type"] == "object"
         assert all(set(rule) == {"rule", "message"} for rule in node["x-kubernetes-validations"])
