@@ -29,9 +29,10 @@ class ApplyService:
 
 @dataclass(frozen=True)
 class ScaleDown:
-    """Set a Deployment's replicas to 0, whatever its template says."""
+    """Lower a Deployment's replicas, whatever its template says."""
 
     deployment: str
+    replicas: int = 0
 
 
 @dataclass(frozen=True)

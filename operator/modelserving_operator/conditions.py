@@ -29,6 +29,8 @@ class Telling:
     """What the swap that is going on waits for."""
     decision: str = ""
     """Why things stay as they are."""
+    dark: Reason = Reason.NO_DEMAND
+    """Why nothing serves, when nothing does."""
 
 
 def with_conditions(
@@ -39,7 +41,7 @@ def with_conditions(
     conditions = [
         _ready(status, serving, failed, telling),
         _swapping(status),
-        _degraded(failed),
+        _degraded(failed, now),
     ]
     return _written(status, conditions, serving.generation, now)
 
@@ -72,8 +74,7 @@ def _ready(
         return ConditionType.READY, ConditionStatus.TRUE, reason, telling.decision
     if swap is not None:
         return ConditionType.READY, ConditionStatus.FALSE, swap.phase.value, telling.progress
-    reason = Reason.LOAD_FAILED if failed else Reason.NO_DEMAND
-    return ConditionType.READY, ConditionStatus.FALSE, reason, telling.decision
+    return ConditionType.READY, ConditionStatus.FALSE, telling.dark, telling.decision
 
 
 def _swapping(status: ModelServingStatus) -> _Verdict:
@@ -90,7 +91,7 @@ def _swapping(status: ModelServingStatus) -> _Verdict:
     return ConditionType.SWAPPING, ConditionStatus.TRUE, swap.reason, message
 
 
-def _degraded(failed: list[ModelStatus]) -> _Verdict:
+def _degraded(failed: list[ModelStatus], now: datetime) -> _Verdict:
     if not failed:
         return (
             ConditionType.DEGRADED,
@@ -99,11 +100,16 @@ def _degraded(failed: list[ModelStatus]) -> _Verdict:
             "no model has failed",
         )
     message = "; ".join(
-        f"{model.name}: {model.message} (failed {model.failures} time(s), "
-        f"next try after {model.next_retry_time:%H:%M:%SZ})"
+        f"{model.name}: {model.message} ({_next_try(model.next_retry_time, now)})"
         for model in failed
     )
     return ConditionType.DEGRADED, ConditionStatus.TRUE, failed[0].reason or "", message
+
+
+def _next_try(retry: datetime | None, now: datetime) -> str:
+    if retry is None or retry <= now:
+        return "tried again when it is asked for"
+    return f"not tried again before {retry:%H:%M:%SZ}"
 
 
 def _written(

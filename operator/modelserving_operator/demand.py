@@ -1,24 +1,32 @@
 """Which gateways still want something, and what they want in sum.
 
-Pure: time is passed in. An entry is judged by when this operator last saw it change, never by the
-time written in it, since the clocks of two nodes differ. What the ledger remembers may be lost at
-any moment: a fresh one gives every entry its full time again, which is the safe side.
+Pure: time is passed in. Whether an entry lives is judged by when this operator last saw it change,
+and how long it has waited by when this operator first saw it, since the clocks of two nodes differ.
+What the ledger remembers may be lost at any moment: a fresh one gives every entry its full time
+again and believes, once, what is written in it.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
-from modelserving_api.spec import RequestEntry
+from modelserving_api.spec import Demand, RequestEntry
 from modelserving_operator.observation import ModelDemand
+
+_ON_ITS_WAY: Final = timedelta(seconds=5)
+"""How much older than our first sight of it demand may claim to be: a write and a watch take
+milliseconds, an API server in trouble a few seconds."""
 
 
 @dataclass
 class DemandLedger:
-    """When each gateway's entry last changed, by our own clock."""
+    """When each gateway's entry last changed, and when each wish in it appeared, by our clock."""
 
     expiry: timedelta
     _seen: dict[str, tuple[RequestEntry, datetime]] = field(default_factory=dict)
+    _earliest: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    _fresh: bool = True
 
     def split(
         self, entries: Iterable[RequestEntry], now: datetime
@@ -27,6 +35,7 @@ class DemandLedger:
         live: list[RequestEntry] = []
         expired: list[str] = []
         current = {entry.requester: entry for entry in entries}
+        self._note_wishes(current.values(), now)
         for requester, entry in current.items():
             known = self._seen.get(requester)
             if known is None or known[0] != entry:
@@ -34,19 +43,39 @@ class DemandLedger:
             if now - known[1] >= self.expiry:
                 expired.append(requester)
             else:
-                live.append(entry)
+                live.append(self._by_our_clock(entry, now))
         for requester in self._seen.keys() - current.keys():
             del self._seen[requester]
         return live, expired
 
+    def _note_wishes(self, entries: Iterable[RequestEntry], now: datetime) -> None:
+        wishes = {
+            (entry.requester, model.name): model for entry in entries for model in entry.models
+        }
+        for key in self._earliest.keys() - wishes.keys():
+            del self._earliest[key]
+        for key, model in wishes.items():
+            believed = model.since if self._fresh else now - _ON_ITS_WAY
+            self._earliest.setdefault(key, believed)
+        self._fresh = False
 
-def aggregate(
-    entries: Iterable[RequestEntry], declared: Iterable[str], now: datetime
-) -> tuple[ModelDemand, ...]:
-    """Sum what live entries wait for, oldest first; what is not declared is left out.
+    def _by_our_clock(self, entry: RequestEntry, now: datetime) -> RequestEntry:
+        return entry.model_copy(
+            update={
+                "models": [
+                    self._bounded(model, self._earliest[entry.requester, model.name], now)
+                    for model in entry.models
+                ]
+            }
+        )
 
-    A `since` from a clock that runs ahead counts as now: it must not outwait anyone.
-    """
+    def _bounded(self, model: Demand, earliest: datetime, now: datetime) -> Demand:
+        since = min(max(model.since, earliest), now)
+        return model.model_copy(update={"since": since.astimezone(UTC)})
+
+
+def aggregate(entries: Iterable[RequestEntry], declared: Iterable[str]) -> tuple[ModelDemand, ...]:
+    """Sum what live entries wait for, oldest first; what is not declared is left out."""
     names = set(declared)
     waiting: dict[str, int] = {}
     since: dict[str, datetime] = {}
@@ -55,6 +84,6 @@ def aggregate(
             if model.name not in names or model.waiting == 0:
                 continue
             waiting[model.name] = waiting.get(model.name, 0) + model.waiting
-            since[model.name] = min(since.get(model.name, now), model.since)
+            since[model.name] = min(since.get(model.name, model.since), model.since)
     demand = [ModelDemand(name, waiting[name], since[name]) for name in waiting]
     return tuple(sorted(demand, key=lambda each: (each.since, each.model)))

@@ -15,8 +15,8 @@ _IMAGE_FINAL: Final = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrIma
 
 _CONFIG_FINAL: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 
-_UNSCHEDULABLE_PATIENCE: Final = timedelta(seconds=60)
-"""The scheduler needs a moment to see a freed GPU, and a node may be about to come back."""
+_REPLICA_FAILURE_PATIENCE: Final = timedelta(seconds=60)
+"""A quota may be about to be freed; the Deployment's controller keeps trying meanwhile."""
 
 _LOG_TAIL: Final = 1500
 """Characters of the engine's last words that fit into a condition a person still reads."""
@@ -54,7 +54,7 @@ def diagnose(
         return None
     late = now - max(pod.created, started) > load_timeout
     if not pod.scheduled:
-        return _unscheduled(pod, max(pod.created, started), now)
+        return _unscheduled(pod, late)
     if late:
         return Diagnosis(
             Reason.LOAD_TIMEOUT,
@@ -72,8 +72,15 @@ def _without_pod(
     now: datetime,
 ) -> Diagnosis:
     failure = deployment.replica_failure if deployment else ""
-    message = failure or "waiting for the Deployment to make its Pod"
-    return Diagnosis(Reason.SCHEDULING, message, fatal=now - started > load_timeout)
+    if failure:
+        return Diagnosis(
+            Reason.UNSCHEDULABLE, failure, fatal=now - started > _REPLICA_FAILURE_PATIENCE
+        )
+    return Diagnosis(
+        Reason.SCHEDULING,
+        "waiting for the Deployment to make its Pod",
+        fatal=now - started > load_timeout,
+    )
 
 
 def _image(pod: PodView) -> Diagnosis | None:
@@ -107,11 +114,12 @@ def _crashes(pod: PodView) -> Diagnosis | None:
     )
 
 
-def _unscheduled(pod: PodView, since: datetime, now: datetime) -> Diagnosis:
+def _unscheduled(pod: PodView, late: bool) -> Diagnosis:
+    """A GPU node may still be on its way: it has the whole load budget to come."""
     return Diagnosis(
         Reason.UNSCHEDULABLE if pod.unschedulable_message else Reason.SCHEDULING,
         pod.unschedulable_message or "waiting for the scheduler",
-        fatal=now - since > _UNSCHEDULABLE_PATIENCE,
+        fatal=late,
     )
 
 

@@ -179,10 +179,12 @@ def _register_daemon(registry: kopf.OperatorRegistry, operator: Operator) -> Non
         reconciler = operator.reconciler
         assert reconciler is not None  # noqa: S101 - kopf starts daemons after the start-up
         views = IndexedViews(key, indexes["deployments"], indexes["services"], indexes["pods"])
+        wakeup = operator.wakeup(key)
         try:
-            await _loop(reconciler, key, views, operator.wakeup(key), stopped)
+            await _loop(reconciler, key, views, wakeup, stopped)
         finally:
-            operator.wakeups.pop(key, None)
+            if operator.wakeups.get(key) is wakeup:
+                del operator.wakeups[key]
             reconciler.forget(*key, uid)
 
 

@@ -37,7 +37,13 @@ class KubernetesApiError(Exception):
 
     def __init__(self, call: str, status: int, message: str) -> None:
         self.status = status
+        self.message = message
         super().__init__(f"{call}: {status or 'no answer'}: {message}")
+
+    @property
+    def refused(self) -> bool:
+        """Whether the object itself was refused (schema, quota, admission), not the moment."""
+        return self.status in (400, 403, 422)
 
 
 class KubernetesApi:
@@ -83,7 +89,7 @@ class KubernetesApi:
         return list(listed["items"])
 
     async def apply(self, manifest: KubernetesObject) -> None:
-        """Server-side apply; what someone else changed in our fields is taken back."""
+        """Server-side apply, taking over fields of the manifest that someone else has changed."""
         metadata = manifest["metadata"]
         await self._call(
             "PATCH",
@@ -95,8 +101,8 @@ class KubernetesApi:
             body=manifest,
         )
 
-    async def scale_down(self, namespace: str, deployment: str) -> None:
-        """Set a Deployment's replicas to 0; one that is gone is down."""
+    async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None:
+        """Lower a Deployment's replicas; one that is gone is down."""
         await self._ignoring_absence(
             "PATCH",
             "Deployment",
@@ -104,7 +110,7 @@ class KubernetesApi:
             f"/{deployment}",
             content_type=_MERGE,
             query={"fieldManager": FIELD_MANAGER},
-            body={"spec": {"replicas": 0}},
+            body={"spec": {"replicas": replicas}},
         )
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:

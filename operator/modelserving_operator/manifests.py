@@ -31,12 +31,16 @@ _PROBE_TIMEOUT_SECONDS: Final = 5
 
 
 def object_name(serving: str, model: str) -> str:
-    """Return the name of a model's Deployment and Service: a DNS-1035 label, unique by hash."""
+    """Return the name of a model's Deployment and Service: a DNS-1035 label.
+
+    Unique: without a hash the last hyphen separates the two, else the hash tells them apart
+    ("l4" and "a-coder" against "l4-a" and "coder").
+    """
     name = f"{serving}-{model}"
     plain = name.replace(".", "-")
     if plain[0].isdigit():
         plain = f"ms-{plain}"
-    if plain == name and len(name) <= _NAME_LIMIT:
+    if plain == name and "-" not in model and len(name) <= _NAME_LIMIT:
         return name
     digest = hashlib.sha256(f"{serving}/{model}".encode()).hexdigest()[:8]
     return f"{plain[: _NAME_LIMIT - 9].rstrip('-')}-{digest}"
@@ -50,7 +54,7 @@ def labels(serving: str, model: str) -> dict[str, str]:
 def deployment(serving: ModelServing, model: Model, replicas: int) -> dict[str, Any]:
     """Return the Deployment of a model, for server-side apply."""
     template = _pod_template(serving, model)
-    spec_hash = digest(template)
+    spec_hash = _digest_of_template(template)
     template["metadata"]["annotations"] = {SPEC_HASH_ANNOTATION: spec_hash}
     return {
         "apiVersion": "apps/v1",
@@ -86,12 +90,19 @@ def service(serving: ModelServing, model: Model) -> dict[str, Any]:
 
 def spec_hash(serving: ModelServing, model: Model) -> str:
     """Return the hash that a model's Deployment and Pods carry when they are up to date."""
-    return digest(_pod_template(serving, model))
+    return _digest_of_template(_pod_template(serving, model))
 
 
 def digest(value: Any) -> str:
     """Return a short hash of a manifest, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest_of_template(template: dict[str, Any]) -> str:
+    """Leave the grace out: another drain budget is no reason to restart what runs."""
+    pod = {**template["spec"]}
+    del pod["terminationGracePeriodSeconds"]
+    return digest({**template, "spec": pod})
 
 
 def _metadata(serving: ModelServing, model: str, spec_hash: str) -> dict[str, Any]:
@@ -135,6 +146,8 @@ def _pod_template(serving: ModelServing, model: Model) -> dict[str, Any]:
             "runAsUser": engine.run_as_user,
             "runAsGroup": engine.run_as_user,
             "fsGroup": engine.run_as_user,
+            # A cache of many files must not be walked through at every swap.
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(spec, model)],

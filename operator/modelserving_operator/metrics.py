@@ -3,6 +3,7 @@
 Every number a person may alert on is made here; nothing else of the operator knows Prometheus.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -56,20 +57,26 @@ STATUS_WRITES: Final = Counter(
 )
 
 
+def show(namespace: str, name: str, status: ModelServingStatus, waiting: Mapping[str, int]) -> None:
+    """Set the gauges to how things stand; `waiting` counts held requests by model."""
+    ready = status.condition(ConditionType.READY)
+    READY.labels(namespace, name).set(ready is not None and ready.status is ConditionStatus.TRUE)
+    for model in status.models:
+        for state in ModelState:
+            MODEL_STATE.labels(namespace, name, model.name, state.value).set(model.state is state)
+        WAITING.labels(namespace, name, model.name).set(waiting.get(model.name, 0))
+
+
 def record(
     namespace: str, name: str, before: ModelServingStatus, after: ModelServingStatus
 ) -> None:
-    """Move the metrics by what changed between two statuses."""
-    ready = after.condition(ConditionType.READY)
-    READY.labels(namespace, name).set(ready is not None and ready.status is ConditionStatus.TRUE)
+    """Move the counters by what changed between two statuses."""
     for model in after.models:
-        for state in ModelState:
-            MODEL_STATE.labels(namespace, name, model.name, state.value).set(model.state is state)
         if model.failures > before.model(model.name).failures:
             LOAD_FAILURES.labels(namespace, name, model.name, model.reason or "").inc()
     for gone in {each.name for each in before.models} - {each.name for each in after.models}:
-        for state in ModelState:
-            MODEL_STATE.remove(namespace, name, gone, state.value)
+        for gauge in (MODEL_STATE, WAITING):
+            gauge.remove_by_labels({"namespace": namespace, "modelserving": name, "model": gone})
     ended = after.last_swap
     if ended is not None and (before.last_swap is None or before.last_swap.id != ended.id):
         _record_swap(namespace, name, ended)

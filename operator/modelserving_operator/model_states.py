@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from modelserving_api.names import Reason
 from modelserving_api.status import ModelServingStatus, ModelState, ModelStatus, SwapPhase
-from modelserving_operator import manifests
 from modelserving_operator.observation import Observation
+from modelserving_operator.standing import has_failed, with_status
 
 _HANDING_OVER: Final = (SwapPhase.DRAINING, SwapPhase.STOPPING)
 
@@ -20,21 +20,17 @@ def model_states(seen: Observation, status: ModelServingStatus) -> list[ModelSta
             update=_state_of(
                 status,
                 model.name,
-                failed=_has_failed(
-                    status.model(model.name), manifests.spec_hash(seen.serving, model)
-                ),
+                refusal=seen.refused.get(model.name),
+                failed=has_failed(with_status(seen, models=status.models), model),
             )
         )
         for model in seen.serving.spec.models
     ]
 
 
-def _has_failed(known: ModelStatus, spec_hash: str) -> bool:
-    """A model stays Failed until a load succeeds or its spec changes, not until time passes."""
-    return known.failures > 0 and known.failed_spec_hash == spec_hash
-
-
-def _state_of(status: ModelServingStatus, name: str, *, failed: bool) -> dict[str, Any]:
+def _state_of(
+    status: ModelServingStatus, name: str, *, refusal: str | None, failed: bool
+) -> dict[str, Any]:
     swap = status.current_swap
     if status.active_model == name:
         return {"state": ModelState.READY, "reason": Reason.SERVING, "message": None}
@@ -44,6 +40,13 @@ def _state_of(status: ModelServingStatus, name: str, *, failed: bool) -> dict[st
             return {"state": ModelState.DRAINING, "reason": swap.phase.value, "message": None}
         if name == swap.to_model:
             return {"state": ModelState.STARTING, "reason": swap.phase.value, "message": None}
+    if refusal is not None:
+        return {
+            "state": ModelState.FAILED,
+            "reason": Reason.MANIFEST_REFUSED,
+            "message": f"the API server refused its objects: {refusal}",
+        }
     if failed:
+        # Until a load succeeds or the spec changes, not until time passes.
         return {"state": ModelState.FAILED}
     return {"state": ModelState.STOPPED, "reason": None, "message": None}

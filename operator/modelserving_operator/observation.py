@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from modelserving_api import ModelServing
-from modelserving_api.names import GROUP, MODEL_LABEL
+from modelserving_api.names import GROUP, KIND, MODEL_LABEL
 
 SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
 """On Deployments, their Pods and Services: which version of the manifest they were made from."""
@@ -25,6 +25,8 @@ class DeploymentView:
     model: str
     replicas: int
     spec_hash: str
+    owner: str
+    """The uid of the ModelServing that it belongs to; empty for someone else's."""
     settled: bool
     """Its controller has seen the last change and counts no Pods beyond what is wanted."""
     replica_failure: str = ""
@@ -49,6 +51,7 @@ class DeploymentView:
             model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
             replicas=replicas,
             spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
+            owner=_owner(metadata),
             settled=observed and status.get("replicas", 0) <= replicas,
             replica_failure=failure,
         )
@@ -61,6 +64,8 @@ class ServiceView:
     name: str
     model: str
     spec_hash: str
+    owner: str
+    """As of a Deployment."""
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> "ServiceView":
@@ -70,6 +75,7 @@ class ServiceView:
             name=metadata["name"],
             model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
             spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
+            owner=_owner(metadata),
         )
 
 
@@ -182,10 +188,23 @@ class Observation:
     idle_since: datetime | None = None
     """Since when the active engine is known to have had nothing to do; None: busy or unknown."""
     probe: ProbeResult | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Models whose manifests the API server refused, and what it said."""
 
     def engine_pod(self, model: str) -> PodView | None:
-        """Return the Pod that serves or loads a model: its newest that is not on its way out."""
+        """Return the Pod that serves or loads a model: one that answers goes before a newer one."""
         candidates = [
             pod for pod in self.pods if pod.model == model and pod.holds_gpu and not pod.terminating
         ]
-        return max(candidates, key=lambda pod: pod.created, default=None)
+        return max(candidates, key=lambda pod: (pod.ready, pod.created), default=None)
+
+
+def _owner(metadata: Mapping[str, Any]) -> str:
+    return next(
+        (
+            owner.get("uid", "")
+            for owner in metadata.get("ownerReferences", [])
+            if owner.get("kind") == KIND
+        ),
+        "",
+    )

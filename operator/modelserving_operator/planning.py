@@ -6,23 +6,29 @@ one stopped, and planning the same observation twice gives the same plan.
 """
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from modelserving_api.names import Reason
-from modelserving_api.status import CurrentSwap, ModelServingStatus, SwapPhase
+from modelserving_api.status import CurrentSwap, SwapPhase
 from modelserving_operator import policy
 from modelserving_operator.actions import RESYNC_SECONDS, Action, Plan, Probe, ScaleDown, ScaleUp
 from modelserving_operator.conditions import Telling, with_conditions
 from modelserving_operator.diagnosis import Diagnosis, diagnose
 from modelserving_operator.model_states import model_states
 from modelserving_operator.observation import DeploymentView, Observation, PodView
-from modelserving_operator.standing import blocked, declared, lost, replicas, up_to_date
+from modelserving_operator.standing import (
+    declared,
+    endpoint_of,
+    has_failed,
+    lost,
+    replicas,
+    up_to_date,
+)
 from modelserving_operator.transitions import (
     Turn,
     begin,
     drain_message,
-    endpoint_of,
     facts,
     fail,
     finish,
@@ -31,8 +37,10 @@ from modelserving_operator.transitions import (
 )
 from modelserving_operator.upkeep import put_back, upkeep
 
-_DRAIN_POLL_SECONDS: Final = 0.1
-"""How often a draining engine is asked whether it is done: nothing else wakes us then."""
+_SHORTEST_DRAIN_POLL_SECONDS: Final = 0.1
+_LONGEST_DRAIN_POLL_SECONDS: Final = 1.0
+"""How often a draining engine is asked whether it is done: nothing else wakes us then. A tenth of
+what it has taken so far adds little to any drain."""
 
 _GATEWAYS_NOTICE: Final = timedelta(seconds=0.1)
 """Until every gateway's watch has told it that the old model drains. What was sent just before is
@@ -55,7 +63,8 @@ def plan(seen: Observation) -> Plan:
     )
     return Plan(
         status=with_conditions(status, seen.serving, turn.telling, seen.now),
-        actions=(*upkeep(seen, turn.actions), *turn.actions),
+        # The step of the swap first: upkeep of other models must not hold it up.
+        actions=(*turn.actions, *upkeep(seen, turn.actions)),
         announcements=turn.announcements,
         look_again_seconds=turn.look_again_seconds,
     )
@@ -89,16 +98,27 @@ def _rest(seen: Observation) -> Turn:
         return begin(seen, active, active, Reason.ENGINE_LOST, f"the engine of {active} is gone")
     if active is not None and not up_to_date(seen, active):
         return begin(seen, active, active, Reason.SPEC_CHANGED, f"the spec of {active} changed")
+    if active is None and (found := _found_running(seen)) is not None:
+        return begin(seen, None, found, Reason.ENGINE_LOST, f"{found} was found running")
     decision = policy.decide(facts(seen, active))
     if isinstance(decision, policy.SwapTo):
         return begin(seen, active, decision.model, decision.reason, decision.message)
     idle_look = _ACTIVE_POLL_SECONDS if active else RESYNC_SECONDS
     return Turn(
-        status=_keep_endpoint(seen, status),
+        status=status,
         actions=put_back(seen, active),
         look_again_seconds=min(decision.look_again_seconds or idle_look, idle_look),
-        telling=Telling(decision=decision.message),
+        telling=Telling(decision=decision.message, dark=decision.dark),
     )
+
+
+def _found_running(seen: Observation) -> str | None:
+    """Return the one engine that runs although no status was ever written, or it was lost."""
+    if seen.serving.status.observed_generation > 0:
+        return None
+    up = [view.model for view in seen.deployments.values() if view.replicas > 0]
+    pod = seen.engine_pod(up[0]) if len(up) == 1 else None
+    return up[0] if pod is not None and pod.ready and up_to_date(seen, up[0]) else None
 
 
 def _go_on(seen: Observation, swap: CurrentSwap) -> Turn:
@@ -107,14 +127,14 @@ def _go_on(seen: Observation, swap: CurrentSwap) -> Turn:
     if target is not None and declared(seen, target) is None:
         return supersede(seen, swap, None, Reason.SPEC_CHANGED, f"{target} is no longer declared")
     pin = seen.serving.spec.active_model
-    if pin is not None and pin != target and pin not in blocked(seen):
+    if pin is not None and pin != target and not _broken(seen, pin):
         return supersede(
             seen, swap, pin, Reason.PINNED, f"{pin} was pinned while {target} was being loaded"
         )
     if swap.phase is SwapPhase.DRAINING and not _drained(seen, swap):
         return Turn(
             status=seen.serving.status,
-            look_again_seconds=_DRAIN_POLL_SECONDS,
+            look_again_seconds=_drain_pause(seen, swap),
             telling=Telling(progress=drain_message(seen, swap)),
         )
     return _stop(seen, swap)
@@ -148,6 +168,9 @@ def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
     if target is None:
         return finish(seen, swap, None)
     if not running:
+        refusal = _refusal(seen, target, swap.stopped_time or seen.now)
+        if refusal is not None:
+            return fail(seen, swap, target, refusal)
         return _in_phase(
             seen,
             swap,
@@ -156,6 +179,18 @@ def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
             actions=(ScaleUp(target),),
         )
     return _load(seen, swap, target)
+
+
+def _refusal(seen: Observation, target: str, since: datetime) -> Diagnosis | None:
+    """Return why the target's Deployment does not come up, when it will not."""
+    if target in seen.refused:
+        message = f"the API server refused its objects: {seen.refused[target]}"
+        return Diagnosis(Reason.MANIFEST_REFUSED, message, fatal=True)
+    model = declared(seen, target)
+    if model is not None and seen.now - since > timedelta(seconds=model.load_timeout_seconds):
+        message = "its Deployment could not be scaled up within loadTimeoutSeconds"
+        return Diagnosis(Reason.LOAD_TIMEOUT, message, fatal=True)
+    return None
 
 
 def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
@@ -206,6 +241,17 @@ def _in_phase(
     )
 
 
+def _drain_pause(seen: Observation, swap: CurrentSwap) -> float:
+    tenth = (seen.now - swap.started_time).total_seconds() / 10
+    return min(max(tenth, _SHORTEST_DRAIN_POLL_SECONDS), _LONGEST_DRAIN_POLL_SECONDS)
+
+
+def _broken(seen: Observation, name: str) -> bool:
+    """Return whether a model failed as it is: trying it again must not cut off a way back."""
+    model = declared(seen, name)
+    return model is None or has_failed(seen, model)
+
+
 def _drained(seen: Observation, swap: CurrentSwap) -> bool:
     """Return whether nothing of the old model is running any more, or its budget is spent."""
     leaving = swap.from_model
@@ -229,14 +275,6 @@ def _must_stop(seen: Observation, view: DeploymentView, target: str | None) -> b
     if view.replicas == 0:
         return False
     return view.model != target or not up_to_date(seen, view.model)
-
-
-def _keep_endpoint(seen: Observation, status: ModelServingStatus) -> ModelServingStatus:
-    """Follow a Pod that was replaced within one look."""
-    pod = seen.engine_pod(status.active_model) if status.active_model else None
-    if pod is None or status.endpoint == endpoint_of(pod):
-        return status
-    return status.model_copy(update={"endpoint": endpoint_of(pod)})
 
 
 def _names(names: Iterable[str]) -> str:

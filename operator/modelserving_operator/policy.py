@@ -4,12 +4,12 @@ Pure: no I/O, no clock; the answer always carries a reason that a person reads. 
 request first, with a minimum residency against thrashing and a hard maximum wait against
 starving. In the terms of polling systems with switchover times (Takagi, "Queueing analysis of
 polling models", ACM Computing Surveys 20(1), 1988) a model is served exhaustively, limited by the
-maximum wait of the others.
+maximum wait of the others, but never less than its residency.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from modelserving_api.names import Reason
@@ -50,6 +50,8 @@ class Stay:
 
     message: str
     look_again_seconds: float | None = None
+    dark: Reason = Reason.NO_DEMAND
+    """Why nothing serves, when nothing does."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +100,21 @@ def _fill_empty_gpu(facts: Facts) -> Decision:
             f"{facts.last_working} is the last model that worked",
         )
     if facts.at_rest:
-        return Stay("the GPU was freed after an idle time; a request will load its model")
+        return Stay(
+            "the GPU was freed after an idle time; a request will load its model",
+            dark=Reason.IDLE,
+        )
     if facts.default is not None and facts.default not in facts.blocked:
         return SwapTo(facts.default, Reason.DEFAULT_MODEL, f"{facts.default} is the default model")
-    if not facts.blocked:
+    wanted_names = {facts.pin, facts.default, facts.last_working}
+    wanted_names |= {each.model for each in facts.demand}
+    retries = [retry for name, retry in facts.blocked.items() if name in wanted_names]
+    if not retries:
         return Stay("no model is wanted: no request, no pin, no defaultModel")
-    retry = min(facts.blocked.values())
     return Stay(
-        f"every wanted model failed to load; next try at {retry:%H:%M:%SZ}",
-        _seconds_until(facts, retry),
+        f"every wanted model failed to load; next try at {_clock(min(retries))}",
+        _seconds_until(facts, min(retries)),
+        dark=Reason.LOAD_FAILED,
     )
 
 
@@ -123,12 +131,16 @@ def _when_nobody_else_waits(facts: Facts, active: str) -> Decision:
     if idle.action is IdleAction.RETURN_TO_DEFAULT and goal is None:
         return Stay(f"{active} serves; there is no defaultModel to return to")
     if facts.now < due:
-        return Stay(f"{active} is idle", _seconds_until(facts, due))
+        return Stay(f"{active} serves; nobody waits for another model", _seconds_until(facts, due))
     return SwapTo(goal, Reason.IDLE, f"{active} had no request for {idle.after_seconds} s")
 
 
 def _give_way(facts: Facts, active: str, wanted: ModelDemand) -> Decision:
     latest = wanted.since + timedelta(seconds=facts.swap.max_wait_seconds)
+    if facts.active_since is not None:
+        # Where a swap costs more than the maximum wait, everyone is overdue: without a turn of its
+        # own a model would be swapped out before it has answered anything.
+        latest = max(latest, _resident_until(facts.active_since, facts.swap))
     if facts.now >= latest:
         return SwapTo(
             wanted.model,
@@ -138,7 +150,7 @@ def _give_way(facts: Facts, active: str, wanted: ModelDemand) -> Decision:
     free_at = _free_at(facts)
     if free_at is not None and free_at <= facts.now:
         return SwapTo(wanted.model, Reason.REQUESTED, _waiting_text(wanted))
-    message = f"{wanted.model} waits until {active} is idle, at most until {latest:%H:%M:%SZ}"
+    message = f"{wanted.model} waits until {active} is idle, at most until {_clock(latest)}"
     # A busy engine is asked again soon: when it falls idle nothing else wakes us.
     pauses = [BUSY_POLL_SECONDS, _seconds_until(facts, latest)]
     return Stay(message, min(pauses))
@@ -151,9 +163,12 @@ def _free_at(facts: Facts) -> datetime | None:
     if any(each.model == facts.active for each in facts.demand):
         # What gateways held for it is on its way: an engine that looks idle is not done yet.
         return None
-    resident_until = facts.active_since + timedelta(seconds=facts.swap.min_residency_seconds)
     quiet_from = max(facts.idle_since, facts.active_since) + QUIET
-    return max(facts.idle_since, min(resident_until, quiet_from))
+    return max(facts.idle_since, min(_resident_until(facts.active_since, facts.swap), quiet_from))
+
+
+def _resident_until(active_since: datetime, swap: Swap) -> datetime:
+    return active_since + timedelta(seconds=swap.min_residency_seconds)
 
 
 def _loadable_demand(facts: Facts) -> list[ModelDemand]:
@@ -168,6 +183,10 @@ def _loadable_demand(facts: Facts) -> list[ModelDemand]:
 def _waiting_text(demand: ModelDemand) -> str:
     requests = "1 request waits" if demand.waiting == 1 else f"{demand.waiting} requests wait"
     return f"{requests} for {demand.model}"
+
+
+def _clock(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%H:%M:%SZ}"
 
 
 def _seconds_until(facts: Facts, moment: datetime) -> float:

@@ -14,7 +14,7 @@ import structlog
 
 from modelserving_api import InvalidSpecError, ModelServing
 from modelserving_api.resource import parse_status
-from modelserving_api.status import ModelServingStatus
+from modelserving_api.status import ModelServingStatus, SwapPhase
 from modelserving_operator import conditions, manifests, metrics
 from modelserving_operator.actions import (
     RESYNC_SECONDS,
@@ -31,6 +31,7 @@ from modelserving_operator.actions import (
 )
 from modelserving_operator.activity import IdleTracker
 from modelserving_operator.demand import DemandLedger, aggregate
+from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
     DeploymentView,
     EngineActivity,
@@ -40,8 +41,7 @@ from modelserving_operator.observation import (
     ServiceView,
 )
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
-from modelserving_operator.standing import declared
-from modelserving_operator.transitions import endpoint_of
+from modelserving_operator.standing import declared, endpoint_of
 
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ class Api(Protocol):
     async def serving(self, namespace: str, name: str) -> KubernetesObject | None: ...
     async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]: ...
     async def apply(self, manifest: KubernetesObject) -> None: ...
-    async def scale_down(self, namespace: str, deployment: str) -> None: ...
+    async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None: ...
     async def delete(self, kind: str, namespace: str, name: str) -> None: ...
     async def write_status(self, namespace: str, name: str, status: KubernetesObject) -> None: ...
     async def remove_request(self, serving: KubernetesObject, requester: str) -> None: ...
@@ -99,6 +99,8 @@ class _Memory:
     ledger: DemandLedger
     idle: IdleTracker = field(default_factory=IdleTracker)
     probe: ProbeResult | None = None
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By model and kind: what the API server said when it refused the object the last time."""
 
 
 class Reconciler:
@@ -150,25 +152,31 @@ class Reconciler:
             {"model": each.model, "waiting": each.waiting, "since": each.since.isoformat()}
             for each in seen.demand
         ]
-        for model in serving.spec.models:
-            waiting = sum(each.waiting for each in seen.demand if each.model == model.name)
-            metrics.WAITING.labels(namespace, name, model.name).set(waiting)
         decided = plan(seen)
         report.status = decided.status
+        waiting = {each.model: each.waiting for each in seen.demand}
+        metrics.show(namespace, name, decided.status, waiting)
         return await self._carry_out(body, seen, decided)
 
     async def _observe(self, serving: ModelServing, views: Views, now: datetime) -> Observation:
         memory = self._memories.setdefault(serving.uid, _Memory(DemandLedger(self._demand_expiry)))
         live, expired = memory.ledger.split(serving.spec.requests, now)
+        swap = serving.status.current_swap
+        if swap is None or swap.phase is not SwapPhase.PROBING:
+            # A result is good for the load that it was asked for, not for the Pod's whole life.
+            memory.probe = None
+        deployments = [each for each in views.deployments() if each.owner == serving.uid]
+        services = [each for each in views.services() if each.owner == serving.uid]
         seen = Observation(
             serving=serving,
             now=now,
-            deployments={each.model: each for each in views.deployments()},
-            services={each.model: each for each in views.services()},
-            pods=tuple(views.pods()),
-            demand=aggregate(live, (model.name for model in serving.spec.models), now),
+            deployments={each.model: each for each in deployments},
+            services={each.model: each for each in services},
+            pods=await self._pods(serving, views),
+            demand=aggregate(live, (model.name for model in serving.spec.models)),
             expired_requesters=tuple(expired),
             probe=memory.probe,
+            refused={model: message for (model, _), message in memory.refused.items()},
         )
         pod = engine_to_watch(seen)
         if pod is None:
@@ -176,6 +184,17 @@ class Reconciler:
         activity = await self._engines.activity(endpoint_of(pod))
         idle_since = memory.idle.update(pod.uid, activity, now)
         return replace(seen, activity=activity, idle_since=idle_since)
+
+    async def _pods(self, serving: ModelServing, views: Views) -> tuple[PodView, ...]:
+        """Return the Pods; asked for while a swap waits for them to be gone.
+
+        A watch that was interrupted never tells of a Pod that went meanwhile.
+        """
+        swap = serving.status.current_swap
+        if swap is None or swap.phase is not SwapPhase.STOPPING:
+            return tuple(views.pods())
+        listed = await self._api.engines("Pod", serving.namespace, serving.name)
+        return tuple(PodView.parse(each) for each in listed)
 
     async def _refuse(
         self, body: KubernetesObject, error: InvalidSpecError, now: datetime, report: Report
@@ -221,13 +240,14 @@ class Reconciler:
         serving = seen.serving
         match action:
             case ApplyDeployment(model):
-                await self._apply_deployment(seen, model, replicas=0)
+                return await self._apply_deployment(seen, model, replicas=0)
             case ApplyService(model):
                 declared_model = declared(seen, model)
                 if declared_model is not None:
-                    await self._api.apply(manifests.service(serving, declared_model))
-            case ScaleDown(deployment):
-                await self._api.scale_down(serving.namespace, deployment)
+                    service = manifests.service(serving, declared_model)
+                    return await self._apply(seen, model, service)
+            case ScaleDown(deployment, replicas):
+                await self._api.scale_down(serving.namespace, deployment, replicas)
             case ScaleUp(model):
                 return await self._scale_up(seen, model)
             case Delete(kind, name):
@@ -252,10 +272,30 @@ class Reconciler:
         )
         if not safe:
             return _UNSAFE_PAUSE_SECONDS
-        await self._apply_deployment(seen, model, replicas=1)
-        return RESYNC_SECONDS
+        return await self._apply_deployment(seen, model, replicas=1)
 
-    async def _apply_deployment(self, seen: Observation, model: str, *, replicas: int) -> None:
+    async def _apply_deployment(self, seen: Observation, model: str, *, replicas: int) -> float:
         declared_model = declared(seen, model)
-        if declared_model is not None:
-            await self._api.apply(manifests.deployment(seen.serving, declared_model, replicas))
+        if declared_model is None:
+            return RESYNC_SECONDS
+        return await self._apply(
+            seen, model, manifests.deployment(seen.serving, declared_model, replicas)
+        )
+
+    async def _apply(self, seen: Observation, model: str, manifest: KubernetesObject) -> float:
+        """Apply an object of a model; a refusal is a finding of the next turn, not the end of this.
+
+        Otherwise one model's bad resources would stop the swaps of all the others.
+        """
+        refused = self._memories[seen.serving.uid].refused
+        key = (model, manifest["kind"])
+        try:
+            await self._api.apply(manifest)
+        except KubernetesApiError as error:
+            if not error.refused:
+                raise
+            known = refused.get(key) == error.message
+            refused[key] = error.message
+            return RESYNC_SECONDS if known else 0.0
+        refused.pop(key, None)
+        return RESYNC_SECONDS

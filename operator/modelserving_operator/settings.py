@@ -22,7 +22,8 @@ class Settings(BaseSettings):
         description="A gateway's entry that has not changed for this long is removed. Three times"
         " the gateway's renewal period: one lost write must not lose a request.",
     )
-    stale_after_seconds: Annotated[int, Field(ge=10, le=3600)] = Field(
-        default=60,
-        description="Liveness turns red when a ModelServing has not been reconciled for this long.",
+    stale_after_seconds: Annotated[int, Field(ge=100, le=3600)] = Field(
+        default=180,
+        description="Liveness turns red when a ModelServing has not been reconciled for this long."
+        " A turn may wait 60 s for a probe, and at rest the next one comes after 30 s.",
     )

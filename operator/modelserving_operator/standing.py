@@ -9,7 +9,7 @@ from typing import Any
 
 from modelserving_api.spec import Model
 from modelserving_operator import manifests
-from modelserving_operator.observation import Observation
+from modelserving_operator.observation import Observation, PodView
 
 
 def declared(seen: Observation, name: str) -> Model | None:
@@ -35,19 +35,33 @@ def up_to_date(seen: Observation, name: str) -> bool:
 
 def lost(seen: Observation, active: str) -> bool:
     pod = seen.engine_pod(active)
-    return pod is None or not pod.ready or replicas(seen, active) == 0
+    if pod is None or not pod.ready or replicas(seen, active) == 0:
+        return True
+    # Another Pod than the one that was probed: it must be, before anyone is sent to it.
+    return endpoint_of(pod) != seen.serving.status.endpoint
+
+
+def endpoint_of(pod: PodView) -> str:
+    """Return the base URL of an engine: its Pod, since a Service lags behind a swap."""
+    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+    return f"http://{host}:{manifests.ENGINE_PORT}"
+
+
+def has_failed(seen: Observation, model: Model) -> bool:
+    """Return whether the model's last load failed as it is declared now."""
+    known = seen.serving.status.model(model.name)
+    return known.failures > 0 and known.failed_spec_hash == manifests.spec_hash(seen.serving, model)
 
 
 def blocked(seen: Observation) -> dict[str, datetime]:
     """Return the models that must not be tried yet; one whose spec changed may be."""
-    blocked: dict[str, datetime] = {}
-    for model in seen.serving.spec.models:
-        known = seen.serving.status.model(model.name)
-        if known.next_retry_time is None or known.next_retry_time <= seen.now:
-            continue
-        if known.failed_spec_hash == manifests.spec_hash(seen.serving, model):
-            blocked[model.name] = known.next_retry_time
-    return blocked
+    return {
+        model.name: retry
+        for model in seen.serving.spec.models
+        if has_failed(seen, model)
+        and (retry := seen.serving.status.model(model.name).next_retry_time) is not None
+        and retry > seen.now
+    }
 
 
 def with_status(seen: Observation, **changes: Any) -> Observation:

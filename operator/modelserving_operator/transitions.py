@@ -24,7 +24,14 @@ from modelserving_operator.actions import RESYNC_SECONDS, Action, Announcement
 from modelserving_operator.conditions import Telling
 from modelserving_operator.diagnosis import Diagnosis
 from modelserving_operator.observation import Observation, PodView
-from modelserving_operator.standing import blocked, declared, is_declared, with_status
+from modelserving_operator.standing import (
+    blocked,
+    declared,
+    endpoint_of,
+    has_failed,
+    is_declared,
+    with_status,
+)
 from modelserving_operator.upkeep import put_back
 
 _FIRST_RETRY: Final = timedelta(seconds=10)
@@ -139,7 +146,7 @@ def fail(seen: Observation, swap: CurrentSwap, target: str, finding: Diagnosis) 
     status = seen.serving.status
     model = declared(seen, target)
     assert model is not None  # noqa: S101 - as in _load
-    failures = status.model(target).failures + 1
+    failures = status.model(target).failures + 1 if has_failed(seen, model) else 1
     failed = ModelStatus(
         name=target,
         state=ModelState.FAILED,
@@ -147,7 +154,7 @@ def fail(seen: Observation, swap: CurrentSwap, target: str, finding: Diagnosis) 
         message=finding.message,
         load_seconds=status.model(target).load_seconds,
         failures=failures,
-        next_retry_time=seen.now + retry_pause(failures),
+        next_retry_time=seen.now + retry_pause(failures, seen.now - swap.started_time),
         failed_spec_hash=manifests.spec_hash(seen.serving, model),
     )
     told = Announcement(
@@ -172,14 +179,18 @@ def fail(seen: Observation, swap: CurrentSwap, target: str, finding: Diagnosis) 
         actions=put_back(seen, None),
         announcements=(told,),
         look_again_seconds=decision.look_again_seconds or RESYNC_SECONDS,
-        telling=Telling(decision=decision.message),
+        telling=Telling(decision=decision.message, dark=decision.dark),
     )
 
 
-def retry_pause(failures: int) -> timedelta:
-    """Return how long a model rests after its n-th failed load in a row: doubling, bounded."""
+def retry_pause(failures: int, cost: timedelta) -> timedelta:
+    """Return how long a model rests after its n-th failed load in a row: doubling, bounded.
+
+    At least thrice what the failed try has cost: going back costs about as much again, and what
+    works must get more of the GPU than what does not.
+    """
     doublings = min(max(failures - 1, 0), 16)
-    return min(_FIRST_RETRY * float(2**doublings), _LONGEST_RETRY)
+    return max(min(_FIRST_RETRY * float(2**doublings), _LONGEST_RETRY), 3 * cost)
 
 
 def facts(seen: Observation, active: str | None, last_working: str | None = None) -> policy.Facts:
@@ -208,12 +219,6 @@ def facts(seen: Observation, active: str | None, last_working: str | None = None
 def drain_message(seen: Observation, swap: CurrentSwap) -> str:
     budget = seen.serving.spec.swap.drain_timeout_seconds
     return f"{swap.from_model or 'nothing'} finishes what it is running, for at most {budget} s"
-
-
-def endpoint_of(pod: PodView) -> str:
-    """Return the base URL of an engine: its Pod, since a Service lags behind a swap."""
-    host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
-    return f"http://{host}:{manifests.ENGINE_PORT}"
 
 
 def _ended(seen: Observation, swap: CurrentSwap, outcome: SwapOutcome, message: str) -> LastSwap:

@@ -14,7 +14,7 @@ from modelserving_operator.actions import (
     ScaleUp,
 )
 from modelserving_operator.observation import SPEC_HASH_ANNOTATION, Observation
-from modelserving_operator.standing import replicas, up_to_date
+from modelserving_operator.standing import up_to_date
 
 
 def upkeep(seen: Observation, planned: tuple[Action, ...]) -> tuple[Action, ...]:
@@ -48,6 +48,9 @@ def put_back(seen: Observation, active: str | None) -> tuple[Action, ...]:
         for view in seen.deployments.values()
         if view.model != active and view.replicas > 0
     ]
-    if active is not None and replicas(seen, active) > 1:
-        actions.append(ScaleUp(active))
+    actions.extend(
+        ScaleDown(view.name, replicas=1)
+        for view in seen.deployments.values()
+        if view.model == active and view.replicas > 1
+    )
     return tuple(actions)

@@ -57,25 +57,45 @@ def test_an_entry_that_comes_back_has_its_whole_time_again() -> None:
 
 
 def test_demand_of_several_gateways_adds_up() -> None:
-    found = aggregate(
-        [entry("a", coder=2, llava=1), entry("b", coder=3)], ["coder", "llava"], START
-    )
+    found = aggregate([entry("a", coder=2, llava=1), entry("b", coder=3)], ["coder", "llava"])
 
     assert {each.model: each.waiting for each in found} == {"coder": 5, "llava": 1}
 
 
 def test_demand_for_what_is_not_declared_is_left_out() -> None:
-    assert aggregate([entry(ghost=2)], ["coder"], START) == ()
+    assert aggregate([entry(ghost=2)], ["coder"]) == ()
+
+
+def skewed(requester: str, seconds: float) -> RequestEntry:
+    since = START + timedelta(seconds=seconds)
+    demand = Demand(name="coder", waiting=1, since=since)
+    return RequestEntry(requester=requester, renew_time=START, models=[demand])
 
 
 @given(st.integers(-10_000, 10_000))
-def test_a_clock_that_runs_ahead_never_outwaits_anyone(skew: int) -> None:
-    since = START + timedelta(seconds=skew)
-    skewed = RequestEntry(
-        requester="a",
-        renew_time=START,
-        models=[Demand(name="coder", waiting=1, since=since)],
-    )
-    (found,) = aggregate([skewed], ["coder"], START)
+def test_a_clock_that_is_off_never_outwaits_anyone(skew: int) -> None:
+    ledger = DemandLedger(EXPIRY)
+    ledger.split([], START)
 
-    assert found.since <= START
+    live, _ = ledger.split([skewed("a", skew)], START)
+    (found,) = aggregate(live, ["coder"])
+
+    assert START - timedelta(seconds=5) <= found.since <= START
+
+
+def test_how_long_it_has_waited_is_kept_while_it_waits() -> None:
+    ledger = DemandLedger(EXPIRY)
+    ledger.split([], START)
+    for second in range(60):
+        now = START + timedelta(seconds=second)
+        live, _ = ledger.split([entry(renewed=now, coder=1)], now)
+
+    (found,) = aggregate(live, ["coder"])
+    assert found.since == START
+
+
+def test_a_restarted_operator_believes_what_stands_there() -> None:
+    live, _ = DemandLedger(EXPIRY).split([skewed("a", -100)], START)
+
+    (found,) = aggregate(live, ["coder"])
+    assert found.since == START - timedelta(seconds=100)

@@ -41,7 +41,7 @@ CRASHED = {"waiting_reason": "CrashLoopBackOff", "exit_code": 1}
         ),
         (
             pod(scheduled=False, unschedulable_message="Insufficient nvidia.com/gpu"),
-            61,
+            301,
             Reason.UNSCHEDULABLE,
             True,
         ),
@@ -93,10 +93,11 @@ def test_a_pod_that_cannot_be_made_tells_what_its_deployment_says() -> None:
         model="coder",
         replicas=1,
         spec_hash="h",
+        owner="u1",
         settled=True,
         replica_failure="exceeded quota: gpu",
     )
-    found = diagnose(None, quota, BUDGET, START, START)
+    found = diagnose(None, quota, BUDGET, START, START + timedelta(seconds=61))
 
     assert found is not None
-    assert found.message == "exceeded quota: gpu"
+    assert (found.message, found.fatal) == ("exceeded quota: gpu", True)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from modelserving_api.names import ConditionType, Reason
 from modelserving_api.status import ConditionStatus, ModelServingStatus, ModelState, SwapOutcome
-from modelserving_operator.actions import Delete, RemoveRequest, ScaleDown, ScaleUp
+from modelserving_operator.actions import Delete, Probe, RemoveRequest, ScaleDown, ScaleUp
 from tests.unit.operator.world import World, model, spec
 
 
@@ -405,16 +405,6 @@ def test_a_restarted_operator_goes_on_with_the_swap() -> None:
     assert world.status.last_swap.id == swap.id
 
 
-def test_a_lost_status_is_rebuilt_without_a_second_engine() -> None:
-    world = serving_world()
-    world.demand("gateway-a", coder=1)
-    world.run(until=world.active("coder"))
-    world.demand("gateway-a")
-    world.status = ModelServingStatus()
-
-    world.run(until=world.active("mistral"))
-
-
 def test_a_scale_up_on_an_old_view_is_stopped_by_the_fresh_list() -> None:
     world = World()
     world.lag = 6
@@ -429,3 +419,118 @@ def test_a_scale_up_on_an_old_view_is_stopped_by_the_fresh_list() -> None:
     assert ScaleUp("llava") in world.acted, "the old view shows a free GPU"
     world.lag = 0
     world.run(until=world.active("llava"))
+
+
+def test_two_replicas_of_the_active_model_become_one_and_it_goes_on_serving() -> None:
+    world = serving_world()
+    world.deployments["mistral"] = replace(world.deployments["mistral"], replicas=2)
+    world.turn()
+
+    assert world.deployments["mistral"].replicas == 1
+    assert world.status.active_model == "mistral"
+
+
+def test_a_newer_pod_that_is_not_ready_does_not_take_the_serving_one_away() -> None:
+    world = serving_world()
+    (pod,) = world.pods.values()
+    world.pods["second"] = replace(
+        pod,
+        uid="second",
+        name="mistral-x",
+        ready=False,
+        scheduled=False,
+        phase="Pending",
+        created=world.now,
+    )
+    world.turn()
+
+    assert world.status.active_model == "mistral"
+
+
+def test_an_engine_that_restarted_in_its_pod_is_probed_again() -> None:
+    world = serving_world()
+    world.hanging.add("mistral")
+    world.turn()
+    assert world.status.active_model is None
+    world.hanging.clear()
+    probes = sum(isinstance(action, Probe) for action in world.acted)
+    world.run(until=world.active("mistral"))
+
+    assert sum(isinstance(action, Probe) for action in world.acted) == probes + 1
+
+
+def test_trying_a_broken_pin_again_never_cuts_off_the_way_back() -> None:
+    world = serving_world()
+    world.broken.add("coder")
+    world.raw_spec["activeModel"] = "coder"
+    served = 0
+    for _ in range(600):
+        world.turn()
+        served += world.status.active_model == "mistral"
+        world.now += timedelta(seconds=1)
+
+    assert served > 300
+
+
+def test_where_swaps_cost_more_than_the_maximum_wait_every_model_still_has_its_turn() -> None:
+    world = serving_world(swap={"maxWaitSeconds": 5, "minResidencySeconds": 20})
+    world.running = 1
+    world.demand("gateway-a", coder=1)
+    world.run(until=lambda world: world.status.current_swap is not None)
+    world.running = 0
+    world.run(until=world.active("coder"))
+    world.running = 1
+    world.demand("gateway-a", mistral=1)
+    world.run(seconds=15)
+
+    assert world.status.active_model == "coder"
+    world.run(until=lambda world: world.status.current_swap is not None)
+
+
+def test_another_drain_budget_restarts_nothing() -> None:
+    world = serving_world()
+    world.raw_spec["swap"] = {"drainTimeoutSeconds": 61}
+    swaps = world.status.swaps_succeeded
+    world.run(seconds=10)
+
+    assert world.status.swaps_succeeded == swaps
+    assert world.status.active_model == "mistral"
+
+
+def test_an_engine_that_runs_is_adopted_when_the_status_was_lost() -> None:
+    world = serving_world()
+    world.demand("gateway-a", coder=1)
+    world.run(until=world.active("coder"))
+    world.demand("gateway-a")
+    world.running = 1
+    world.status = ModelServingStatus()
+
+    world.run(seconds=5, until=world.active("coder"))
+
+
+def test_an_idle_countdown_writes_nothing() -> None:
+    world = serving_world(swap={"idle": {"action": "ScaleToZero", "afterSeconds": 3600}})
+    world.run(seconds=2)
+    writes = world.status_writes
+
+    for _ in range(120):
+        world.finished += 1
+        world.run(seconds=5)
+
+    assert world.status_writes == writes
+
+
+def test_a_gpu_freed_on_purpose_is_not_called_a_failure() -> None:
+    world = serving_world(swap={"idle": {"action": "ScaleToZero", "afterSeconds": 60}})
+    world.broken.add("coder")
+    world.demand("gateway-a", coder=1)
+    world.run(until=lambda world: world.status.swaps_failed == 1)
+    world.demand("gateway-a")
+    world.run(seconds=300)
+
+    ready = world.status.condition(ConditionType.READY)
+    assert ready is not None
+    assert ready.reason == Reason.IDLE
+    degraded = world.status.condition(ConditionType.DEGRADED)
+    assert degraded is not None
+    assert "tried again when it is asked for" in degraded.message

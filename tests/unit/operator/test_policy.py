@@ -130,6 +130,10 @@ def test_these_facts_swap(given_facts: Facts, target: str, reason: Reason) -> No
         pytest.param(facts(demand=(wants("mistral"),)), id="the active model is wanted"),
         pytest.param(facts(idle_since=None, demand=(wants("coder", 119),)), id="busy"),
         pytest.param(
+            facts(active_since=ago(29), idle_since=None, demand=(wants("coder", 500),)),
+            id="even the longest wait leaves a loaded model its turn",
+        ),
+        pytest.param(
             facts(active_since=ago(29), idle_since=ago(0.5), demand=(wants("coder"),)),
             id="within residency a gap between two requests is no idleness",
         ),
@@ -199,7 +203,7 @@ def test_a_swap_never_goes_to_the_active_or_to_a_blocked_model(given_facts: Fact
 
 
 @given(any_facts())
-def test_nobody_waits_beyond_the_maximum_unless_pinned(given_facts: Facts) -> None:
+def test_nobody_waits_beyond_the_maximum_and_a_turn_unless_pinned(given_facts: Facts) -> None:
     limit = timedelta(seconds=given_facts.swap.max_wait_seconds)
     overdue = [
         each
@@ -208,7 +212,9 @@ def test_nobody_waits_beyond_the_maximum_unless_pinned(given_facts: Facts) -> No
         and each.model != given_facts.active
         and each.model not in given_facts.blocked
     ]
-    if overdue and given_facts.pin is None:
+    residency = timedelta(seconds=given_facts.swap.min_residency_seconds)
+    had_its_turn = given_facts.active_since is None or START - given_facts.active_since >= residency
+    if overdue and given_facts.pin is None and had_its_turn:
         assert isinstance(decide(given_facts), SwapTo)
 
 

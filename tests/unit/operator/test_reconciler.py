@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from modelserving_operator.actions import Announcement
+from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
     DeploymentView,
     EngineActivity,
@@ -28,6 +29,7 @@ class RecordedApi:
     calls: list[str] = field(default_factory=list)
     pods: list[dict[str, Any]] = field(default_factory=list)
     failing: bool = False
+    refusing: tuple[str, ...] = ()
 
     async def serving(self, namespace: str, name: str) -> dict[str, Any] | None:
         if self.failing:
@@ -39,11 +41,13 @@ class RecordedApi:
         return self.pods if kind == "Pod" else []
 
     async def apply(self, manifest: dict[str, Any]) -> None:
+        if manifest["metadata"]["name"] in self.refusing and manifest["kind"] == "Deployment":
+            raise KubernetesApiError("PATCH", 422, "limits are below requests")
         replicas = manifest["spec"].get("replicas", "")
         self.calls.append(f"apply {manifest['kind']} {manifest['metadata']['name']} {replicas}")
 
-    async def scale_down(self, namespace: str, deployment: str) -> None:
-        self.calls.append(f"scale down {deployment}")
+    async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None:
+        self.calls.append(f"scale down {deployment} to {replicas}")
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         self.calls.append(f"delete {kind} {name}")
@@ -187,3 +191,47 @@ async def test_a_stalled_loop_turns_liveness_red() -> None:
 
     finished = subject.reports["default", "l4"].finished
     assert stale(subject.reports, finished + 61, 60) == ["default/l4"]
+
+
+async def test_a_model_whose_objects_are_refused_does_not_hold_up_another_ones_swap() -> None:
+    api = RecordedApi(body(defaultModel="mistral"), refusing=("l4-coder",))
+    subject = reconciler(api)
+
+    for _ in range(3):
+        await subject.turn("default", "l4", EmptyViews())
+
+    assert "apply Deployment l4-mistral 1" in api.calls
+    assert api.body is not None
+    coder = next(each for each in api.body["status"]["models"] if each["name"] == "coder")
+    assert coder["reason"] == "ManifestRefused"
+    assert "limits are below requests" in coder["message"]
+
+
+async def test_a_refused_target_is_a_failed_load() -> None:
+    api = RecordedApi(body(defaultModel="mistral"), refusing=("l4-mistral",))
+    subject = reconciler(api)
+
+    for _ in range(4):
+        await subject.turn("default", "l4", EmptyViews())
+
+    assert api.body is not None
+    assert api.body["status"]["lastSwap"]["outcome"] == "Failed"
+    assert "currentSwap" not in api.body["status"]
+
+
+async def test_while_old_pods_go_they_are_asked_for_and_not_remembered() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews())
+    assert api.body is not None
+    api.body["status"]["currentSwap"]["phase"] = "Stopping"
+
+    class Phantom(EmptyViews):
+        """A watch that never told of a Pod's end."""
+
+        def pods(self) -> Iterable[PodView]:
+            raise AssertionError("the fresh list decides")
+
+    await subject.turn("default", "l4", Phantom())
+
+    assert "apply Deployment l4-mistral 1" in api.calls

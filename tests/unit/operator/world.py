@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from modelserving_api import ModelServing
-from modelserving_api.status import ModelServingStatus
+from modelserving_api.status import ModelServingStatus, SwapPhase
 from modelserving_operator import manifests
 from modelserving_operator.actions import (
     Action,
@@ -82,6 +82,7 @@ class World:
     finished: int = 0
     lag: int = 0
     probe: ProbeResult | None = None
+    refused: dict[str, str] = field(default_factory=dict)
     idle: IdleTracker = field(default_factory=IdleTracker)
     ledger: DemandLedger = field(default_factory=lambda: DemandLedger(timedelta(seconds=30)))
     told: list[Announcement] = field(default_factory=list)
@@ -121,6 +122,9 @@ class World:
         """Return what an operator would see now, through views that may lag."""
         parsed = serving(self.raw_spec, status=self.status)
         deployments, pods = self._past[-self.lag - 1] if len(self._past) > self.lag else ({}, {})
+        swap = self.status.current_swap
+        if swap is None or swap.phase is not SwapPhase.PROBING:
+            self.probe = None
         live, expired = self.ledger.split(parsed.spec.requests, self.now)
         seen = Observation(
             serving=parsed,
@@ -128,9 +132,10 @@ class World:
             deployments=deployments,
             services=dict(self.services),
             pods=tuple(pods.values()),
-            demand=aggregate(live, (each.name for each in parsed.spec.models), self.now),
+            demand=aggregate(live, (each.name for each in parsed.spec.models)),
             expired_requesters=tuple(expired),
             probe=self.probe,
+            refused=dict(self.refused),
         )
         pod = engine_to_watch(seen)
         if pod is None:
@@ -183,10 +188,10 @@ class World:
                     name, list(self.deployments.values()), list(self.pods.values())
                 ):
                     self._apply(seen, name, 1)
-            case ScaleDown(deployment):
+            case ScaleDown(deployment, replicas):
                 for name, view in self.deployments.items():
                     if view.name == deployment:
-                        self.deployments[name] = replace(view, replicas=0)
+                        self.deployments[name] = replace(view, replicas=replicas)
             case ApplyService(name):
                 declared_model = declared(seen, name)
                 assert declared_model is not None
@@ -206,6 +211,8 @@ class World:
     def _apply(self, seen: Observation, name: str, replicas: int) -> None:
         declared_model = declared(seen, name)
         assert declared_model is not None
+        if name in self.refused:
+            return
         body = manifests.deployment(seen.serving, declared_model, replicas)
         self.deployments[name] = replace(DeploymentView.parse(body), settled=True)
 
