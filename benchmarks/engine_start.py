@@ -78,7 +78,9 @@ def main() -> None:
 
 def _start_and_stop(image: str, models: Path, variant: Variant) -> tuple[float, float]:
     """Seconds from `docker run` to a healthy port, and from SIGTERM to the end of the process."""
-    command = ["run", "--detach", "--network", "host", "--volume", f"{models}:/mnt/models:ro"]
+    # Docker's 64 MB of shared memory are too few for vLLM's worker process.
+    command = ["run", "--detach", "--network", "host", "--shm-size", "1g"]
+    command += ["--volume", f"{models}:/mnt/models:ro"]
     for name, value in {"HOME": SCRATCH, **variant.environment}.items():
         command += ["--env", f"{name}={value}"]
     command += [image, "--model", "/mnt/models/mistral", "--host", "127.0.0.1"]
@@ -89,7 +91,9 @@ def _start_and_stop(image: str, models: Path, variant: Variant) -> tuple[float, 
         while not _is_healthy():
             if time.monotonic() - began > LIMIT_SECONDS:
                 raise SystemExit(f"{variant.name}: not ready within {LIMIT_SECONDS} s")
-            time.sleep(0.05)
+            if docker.docker("inspect", "--format", "{{.State.Running}}", container) != "true\n":
+                raise SystemExit(f"{variant.name}: {docker.docker('logs', container)[-2000:]}")
+            time.sleep(0.1)
         ready = time.monotonic()
         docker.docker("stop", "--time", "60", container)
         return ready - began, time.monotonic() - ready
