@@ -36,7 +36,7 @@ VALUES = {
     "gateway": {
         "replicas": 2,
         "renewSeconds": 2,
-        "holdTimeoutSeconds": 150,
+        "holdTimeoutSeconds": 300,
         "maxBodyBytes": 1_048_576,
         "shutdownDelaySeconds": 1,
     },
@@ -150,7 +150,7 @@ async def gateways(world: World, forwards: Forwards) -> AsyncIterator[list[httpx
     """A client for each of the two gateways."""
     pods = await ready_pods(world, "gateway", 2)
     clients = [
-        httpx.AsyncClient(base_url=forwards.url(pod, 8080), timeout=180, headers={"x-pod": pod})
+        httpx.AsyncClient(base_url=forwards.url(pod, 8080), timeout=330, headers={"x-pod": pod})
         for pod in pods
     ]
     yield clients
@@ -212,7 +212,7 @@ async def remove(world: World, name: str) -> None:
             path,
             lambda items: not items,
             what=f"nothing of {name} is left in {path}",
-            within=90,
+            within=180,
             selector=f"{SERVING_LABEL}={name}",
         )
 

@@ -32,7 +32,7 @@ async def test_nothing_is_left_and_a_held_request_is_answered(
             path,
             lambda items: not any(NAME in each["metadata"]["name"] for each in items),
             what=f"nothing is left in {path}",
-            within=90,
+            within=180,
             selector=selector,
         )
 

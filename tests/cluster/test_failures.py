@@ -13,7 +13,7 @@ from tests.cluster.kubernetes import EVENTS, World, condition, is_serving, model
 from tests.harness.deploy import SimModel, sim_modelserving
 
 NAME = "frail"
-ROLLBACK_SECONDS = 120
+ROLLBACK_SECONDS = 240
 """A failing load (two crashes), the failing engine's end and the good one's load; 30 s here."""
 
 
