@@ -165,6 +165,11 @@ class Reconciler:
         if swap is None or swap.phase is not SwapPhase.PROBING:
             # A result is good for the load that it was asked for, not for the Pod's whole life.
             memory.probe = None
+        if swap is not None and swap.phase is SwapPhase.DRAINING:
+            # Each swap tries anew what was refused before: a quota may have been raised.
+            memory.refused = {
+                key: message for key, message in memory.refused.items() if key[0] != swap.to_model
+            }
         deployments = [each for each in views.deployments() if each.owner == serving.uid]
         services = [each for each in views.services() if each.owner == serving.uid]
         seen = Observation(
