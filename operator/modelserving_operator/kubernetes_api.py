@@ -12,6 +12,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from modelserving_api.names import GROUP, PLURAL, SERVING_LABEL, VERSION
+from modelserving_operator.observation import owner_of
 
 FIELD_MANAGER: Final = "modelserving-operator"
 
@@ -87,6 +88,15 @@ class KubernetesApi:
         query = {"labelSelector": f"{SERVING_LABEL}={serving}"}
         listed = await self._call("GET", kind, namespace, query=query)
         return list(listed["items"])
+
+    async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
+        """Return the uid of the ModelServing that an object belongs to; None when it is absent.
+
+        Empty for an object of somebody else's. By a list, since listing is what the role grants.
+        """
+        query = {"fieldSelector": f"metadata.name={name}"}
+        listed = await self._call("GET", kind, namespace, query=query)
+        return next((owner_of(each["metadata"]) for each in listed["items"]), None)
 
     async def apply(self, manifest: KubernetesObject) -> None:
         """Server-side apply, taking over fields of the manifest that someone else has changed."""

@@ -51,7 +51,7 @@ class DeploymentView:
             model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
             replicas=replicas,
             spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
-            owner=_owner(metadata),
+            owner=owner_of(metadata),
             settled=observed and status.get("replicas", 0) <= replicas,
             replica_failure=failure,
         )
@@ -75,7 +75,7 @@ class ServiceView:
             name=metadata["name"],
             model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
             spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
-            owner=_owner(metadata),
+            owner=owner_of(metadata),
         )
 
 
@@ -199,7 +199,8 @@ class Observation:
         return max(candidates, key=lambda pod: (pod.ready, pod.created), default=None)
 
 
-def _owner(metadata: Mapping[str, Any]) -> str:
+def owner_of(metadata: Mapping[str, Any]) -> str:
+    """Return the uid of the ModelServing that owns an object, or an empty string."""
     return next(
         (
             owner.get("uid", "")

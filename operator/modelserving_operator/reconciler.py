@@ -56,6 +56,7 @@ class Api(Protocol):
 
     async def serving(self, namespace: str, name: str) -> KubernetesObject | None: ...
     async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]: ...
+    async def owner_of(self, kind: str, namespace: str, name: str) -> str | None: ...
     async def apply(self, manifest: KubernetesObject) -> None: ...
     async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None: ...
     async def delete(self, kind: str, namespace: str, name: str) -> None: ...
@@ -294,13 +295,32 @@ class Reconciler:
         """
         refused = self._memories[seen.serving.uid].refused
         key = (model, manifest["kind"])
+        refusal = await self._refusal(seen, model, manifest)
+        if refusal is None:
+            refused.pop(key, None)
+            return RESYNC_SECONDS
+        known = refused.get(key) == refusal
+        refused[key] = refusal
+        return RESYNC_SECONDS if known else 0.0
+
+    async def _refusal(
+        self, seen: Observation, model: str, manifest: KubernetesObject
+    ) -> str | None:
+        """Apply an object; return why that must not or could not be, or None when it was done."""
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        views = seen.deployments if kind == "Deployment" else seen.services
+        if model not in views:
+            # Ours to make, unless someone else has the name: a forced apply would take it over.
+            owner = await self._api.owner_of(kind, metadata["namespace"], metadata["name"])
+            if owner == "":
+                return f"there is a {kind} {metadata['name']} that is not this ModelServing's"
+            if owner is not None and owner != seen.serving.uid:
+                # Of a predecessor with the same name, which is being collected: wait for that.
+                raise KubernetesApiError(f"apply {kind}", 409, f"{metadata['name']} is going")
         try:
             await self._api.apply(manifest)
         except KubernetesApiError as error:
             if not error.refused:
                 raise
-            known = refused.get(key) == error.message
-            refused[key] = error.message
-            return RESYNC_SECONDS if known else 0.0
-        refused.pop(key, None)
-        return RESYNC_SECONDS
+            return error.message
+        return None

@@ -30,6 +30,7 @@ class RecordedApi:
     pods: list[dict[str, Any]] = field(default_factory=list)
     failing: bool = False
     refusing: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
 
     async def serving(self, namespace: str, name: str) -> dict[str, Any] | None:
         if self.failing:
@@ -39,6 +40,9 @@ class RecordedApi:
     async def engines(self, kind: str, namespace: str, serving: str) -> list[dict[str, Any]]:
         self.calls.append(f"list {kind}")
         return self.pods if kind == "Pod" else []
+
+    async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
+        return "" if name in self.taken else None
 
     async def apply(self, manifest: dict[str, Any]) -> None:
         if manifest["metadata"]["name"] in self.refusing and manifest["kind"] == "Deployment":
@@ -235,3 +239,16 @@ async def test_while_old_pods_go_they_are_asked_for_and_not_remembered() -> None
     await subject.turn("default", "l4", Phantom())
 
     assert "apply Deployment l4-mistral 1" in api.calls
+
+
+async def test_an_object_of_somebody_else_is_never_taken_over() -> None:
+    api = RecordedApi(body(defaultModel="mistral"), taken=("l4-coder",))
+    subject = reconciler(api)
+
+    for _ in range(3):
+        await subject.turn("default", "l4", EmptyViews())
+
+    assert not any("l4-coder" in call for call in api.calls)
+    assert api.body is not None
+    coder = next(each for each in api.body["status"]["models"] if each["name"] == "coder")
+    assert "not this ModelServing's" in coder["message"]
