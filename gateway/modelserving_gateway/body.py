@@ -12,6 +12,10 @@ from typing import Any, Final
 from modelserving_gateway.errors import invalid_body
 
 _DECODER: Final = json.JSONDecoder()
+_MOST_VALUES: Final = 500_000
+"""Each parsed value takes up to 200 bytes: 32 MiB of `{},` would take a gigabyte. A prompt of
+128,000 token ids, or a batch of three such, is well below it."""
+
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
@@ -36,6 +40,8 @@ def read_body(content: bytes, content_encoding: bytes | None = None) -> Body:
     """Parse the body. Raises ApiError (400) for anything but a JSON object with a `model`."""
     if content_encoding is not None and content_encoding.strip().lower() not in (b"", b"identity"):
         raise invalid_body("The body must not be compressed: content-encoding is not supported.")
+    if sum(content.count(mark) for mark in b"{[,") > _MOST_VALUES:
+        raise invalid_body(f"The body holds more than {_MOST_VALUES} values.")
     try:
         text = content.decode("utf-8")
         spans = [(value, start, end) for key, value, start, end in _members(text) if key == "model"]

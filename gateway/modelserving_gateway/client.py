@@ -18,6 +18,13 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_FAILING_SECONDS: Final = 5.0
+"""To tell an error to a client, the discarding of its body included."""
+
+_STALLED_SECONDS: Final = 120.0
+"""A client that takes no byte for this long has left without saying so. Twice the idle time-out of
+common load balancers, which would have cut it off by then."""
+
 _DISCARD_SECONDS: Final = 2.0
 """How long the rest of a refused body is still read, so that the client gets to read the answer
 instead of a connection reset."""
@@ -52,11 +59,20 @@ class Client:
         self._timeout: asyncio.Timeout | None = None
         self._interruption: Exception | None = None
 
+    def body_size(self, limit: int) -> int:
+        """Return how many bytes the body will have, `limit` where it does not say.
+
+        Raises ApiError (413) when they are more than the limit.
+        """
+        length = headers.first(self.headers, b"content-length")
+        if length is None:
+            return limit
+        if int(length) > limit:
+            raise errors.body_too_large(limit)
+        return int(length)
+
     async def read_body(self, limit: int, seconds: float) -> bytes:
         """Read the whole body. Raises ApiError (408, 413) or ClientLeftError."""
-        length = headers.first(self.headers, b"content-length")
-        if length is not None and int(length) > limit:
-            raise errors.body_too_large(limit)
         try:
             async with asyncio.timeout(seconds):
                 return await self._read_body(limit)
@@ -119,13 +135,20 @@ class Client:
         """Send a part of the body."""
         if chunk:
             self.bytes_sent += len(chunk)
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._send_body(chunk, more=True)
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last part of the body."""
         self.bytes_sent += len(chunk)
         self.sent = Sent.ALL
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+        await self._send_body(chunk, more=False)
+
+    async def _send_body(self, chunk: bytes, *, more: bool) -> None:
+        try:
+            async with asyncio.timeout(_STALLED_SECONDS):
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        except TimeoutError:
+            raise ClientLeftError from None
 
     async def answer(self, status: int, answer_headers: RawHeaders, body: bytes) -> None:
         """Send a whole answer."""
@@ -139,6 +162,12 @@ class Client:
         After the head of an event stream it is an event. After a plain head nothing can be told:
         the answer stays incomplete, and the server closes the connection, which clients notice.
         """
+        # Nobody attends this client any more: one that does not read must not be waited for.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAILING_SECONDS):
+                await self._tell(error)
+
+    async def _tell(self, error: ApiError) -> None:
         match self.sent:
             case Sent.NOTHING if error.code in ("body_too_large", "body_too_slow"):
                 await self._refuse_body(error)

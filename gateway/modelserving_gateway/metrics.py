@@ -57,6 +57,11 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self.body_bytes = Gauge(
+            f"{_PREFIX}body_bytes",
+            "Bytes of request bodies in memory: being read, held or forwarded.",
+            registry=self.registry,
+        )
         self.demand_writes = self._counter(
             "demand_writes_total",
             "Writes of this gateway's entry in spec.requests.",

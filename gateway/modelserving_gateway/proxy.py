@@ -12,6 +12,7 @@ import structlog
 
 from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.body import read_body
+from modelserving_gateway.body_budget import BodyBudget
 from modelserving_gateway.client import Client, ClientLeftError, Sent
 from modelserving_gateway.departing import Departure, before_abort, departure
 from modelserving_gateway.dispatch import Dispatcher
@@ -67,6 +68,8 @@ class Proxy:
         self._upstreams = upstreams
         self._metrics = metrics
         self._running: set[Client] = set()
+        self._bodies = BodyBudget(settings.max_held_bytes)
+        metrics.body_bytes.set_function(lambda: self._bodies.taken)
         self._log = structlog.get_logger("modelserving_gateway.request")
 
     @property
@@ -96,7 +99,13 @@ class Proxy:
             self._account(exchange)
 
     async def _exchange(self, exchange: Exchange) -> None:
-        content = await self._read(exchange)
+        client, limit = exchange.client, self._settings.max_body_bytes
+        with self._bodies.share(client.body_size(limit)) as share:
+            content = await self._read(exchange)
+            share.shrink(len(content))
+            await self._answer(exchange, content)
+
+    async def _answer(self, exchange: Exchange, content: bytes) -> None:
         exchange.held = self._dispatcher.ticket(exchange.model, len(content))
         async with exchange.client.attended():
             await self._until_answered(exchange, content)

@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     max_held_bytes: int = Field(
         default=268_435_456,
         gt=0,
-        description="256 MiB of held bodies over all models: half of the memory limit that the"
-        " chart gives to a gateway.",
+        description="256 MiB for all bodies in memory, read, held or forwarded: a third of the"
+        " memory limit that the chart gives to a gateway.",
     )
     renew_seconds: float = Field(
         default=10,

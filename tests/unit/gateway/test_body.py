@@ -1,6 +1,7 @@
 """The body's model is found and replaced without touching any other byte."""
 
 import json
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -79,3 +80,18 @@ def test_a_name_that_is_escaped_is_the_same_name() -> None:
 
 def test_identity_is_no_compression() -> None:
     assert read_body(b'{"model": "a"}', b"identity").model == "a"
+
+
+def test_a_small_body_that_would_parse_to_a_gigabyte_is_refused_before_it_is_parsed() -> None:
+    bomb = b'{"model":"mistral","a":[' + b"{}," * 2_000_000 + b"{}]}"
+    tracemalloc.start()
+    with pytest.raises(ApiError, match="values"):
+        read_body(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < len(bomb)
+
+
+def test_a_prompt_of_many_token_ids_is_no_bomb() -> None:
+    content = json.dumps({"model": "mistral", "prompt": list(range(128_000))}).encode()
+    assert read_body(content).model == "mistral"

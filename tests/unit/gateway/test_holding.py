@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.gateway.conftest import Running, Start, eventually
-from tests.unit.gateway.fakes import Engine, FakeCluster, serving
+from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, echo, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -178,6 +178,54 @@ async def test_held_bytes_are_bounded_over_all_models(start: Start, engine: Engi
     asking = gateway.asking("coder", messages="x" * 800)
     await gateway.held(1)
     assert error(await gateway.ask("coder", messages="x" * 200)) == (429, "queue_full")
+    asking.cancel()
+
+
+async def test_bodies_of_forwarded_requests_are_bounded_too(start: Start, engine: Engine) -> None:
+    answering = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await answering.wait()
+        await echo(connection)
+
+    engine.behaviour = slow
+    gateway = await start(active(engine), max_held_bytes=1000)
+    asking = gateway.asking("mistral", messages="x" * 800)
+    await eventually(lambda: engine.requests)
+
+    assert error(await gateway.ask("mistral", messages="x" * 200)) == (429, "queue_full")
+    answering.set()
+    assert (await asking).status_code == 200
+    assert (await gateway.ask("mistral", messages="x" * 200)).status_code == 200
+
+
+async def test_demand_is_published_anew_where_the_modelserving_was_made_anew(
+    start: Start, engine: Engine
+) -> None:
+    cluster = active(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking("coder")
+    await eventually(lambda: cluster.demand() == {"coder": 1})
+    body = cluster.objects["l4"]
+    anew = {
+        **body,
+        "metadata": {**body["metadata"], "uid": "another"},
+        "spec": {**body["spec"], "requests": []},
+    }
+    cluster.put(anew)
+
+    await eventually(lambda: cluster.demand() == {"coder": 1}, seconds=2)
+    asking.cancel()
+
+
+async def test_demand_that_somebody_wiped_is_published_anew(start: Start, engine: Engine) -> None:
+    cluster = active(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking("coder")
+    await eventually(lambda: cluster.demand() == {"coder": 1})
+    cluster.set_spec("l4", requests=[])
+
+    await eventually(lambda: cluster.demand() == {"coder": 1}, seconds=4)
     asking.cancel()
 
 
