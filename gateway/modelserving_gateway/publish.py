@@ -27,6 +27,9 @@ _LEFT_BEHIND: Final[DemandByModel] = {"": Demand(1, datetime.fromtimestamp(0, UT
 """Stands for an entry that an earlier life of this Pod has left: whatever it says, it is not what
 is wanted now."""
 
+_SEEN_SECONDS: Final = 2.0
+"""Until our own watch must have shown us what we wrote."""
+
 _FIRST_RETRY_SECONDS: Final = 0.2
 _LONGEST_RETRY_SECONDS: Final = 5.0
 """Between tries of a failed write: well under the 30 s after which demand is forgotten."""
@@ -87,7 +90,7 @@ class Publisher:
         self._adopted = True
         for name, serving in servings.items():
             if self._publication.requester in serving.requesters:
-                self._writer(name).published = _LEFT_BEHIND
+                self._writer(name).adopt(serving.uid)
 
     def _writer(self, serving: str) -> "_Writer":
         if serving not in self._writers:
@@ -126,8 +129,14 @@ class _Writer:
         self._wanted: DemandByModel = {}
         self._changed = asyncio.Event()
         self._last_write = -float("inf")
+        self._written_to = ""
         self._log = structlog.get_logger(__name__).bind(modelserving=serving)
         self.task = asyncio.create_task(self._run(), name=f"publish-{serving}")
+
+    def adopt(self, uid: str) -> None:
+        """Take an entry that this Pod's last container left behind for our own."""
+        self.published = _LEFT_BEHIND
+        self._written_to = uid
 
     def want(self, wanted: DemandByModel) -> None:
         """Take what is wanted now; the loop writes it when that is due."""
@@ -151,9 +160,27 @@ class _Writer:
 
     def _seconds_until_write(self) -> float | None:
         age = time.monotonic() - self._last_write
-        return seconds_until_write(
+        until_missed = self._seconds_until_missed(age)
+        if until_missed == 0:
+            self.published = {}
+        due = seconds_until_write(
             self.published, self._wanted, age, self._publication.renew_seconds
         )
+        return due if not until_missed or due is None else min(due, until_missed)
+
+    def _seconds_until_missed(self, age: float) -> float | None:
+        """Say when what was published counts as lost, or None while it is where it should be.
+
+        The ModelServing was made anew, or somebody has wiped its requests.
+        """
+        serving = self._catalog().servings.get(self._serving)
+        if serving is None or not self.published:
+            return None
+        if serving.uid != self._written_to:
+            return 0
+        if self._publication.requester in serving.requesters:
+            return None
+        return max(0.0, _SEEN_SECONDS - age)
 
     async def _change_within(self, seconds: float | None) -> None:
         self._changed.clear()
@@ -179,6 +206,7 @@ class _Writer:
         if serving is None:
             return  # Gone, and its entry with it; who waited for it was told by the dispatcher.
         self._last_write = time.monotonic()
+        self._written_to = serving.uid
         try:
             await self._send(serving, wanted)
         except ClusterError as error:
