@@ -5,11 +5,10 @@ and in `problems` for the operator, which meets servers that do not. No behaviou
 """
 
 from collections.abc import Iterator
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
 from modelserving_api.quantities import parse_quantity
 from modelserving_api.types import (
@@ -406,14 +405,16 @@ class Demand(SpecType):
 
     name: ShortText
     waiting: Annotated[int, Field(ge=0, le=1_000_000)]
-    since: datetime = Field(description="When the oldest of them arrived, by the gateway's clock.")
+    since: AwareDatetime = Field(
+        description="When the oldest of them arrived, by the gateway's clock."
+    )
 
 
 class RequestEntry(SpecType):
     """The demand that one gateway Pod publishes, written by its own field manager."""
 
     requester: ObjectName
-    renew_time: datetime = Field(
+    renew_time: AwareDatetime = Field(
         description="Changed by the gateway while demand lasts. The operator ignores an entry that"
         " it has not seen change in time."
     )

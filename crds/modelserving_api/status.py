@@ -4,10 +4,9 @@ Written only by the operator, through the status subresource; read by gateways a
 Times have microseconds so that the parts of a swap can be measured from them.
 """
 
-from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from modelserving_api.names import ConditionType
 from modelserving_api.types import StatusType, list_map
@@ -28,7 +27,7 @@ class Condition(StatusType):
     status: ConditionStatus
     reason: str
     message: str = Field(max_length=32_768)
-    last_transition_time: datetime
+    last_transition_time: AwareDatetime
     observed_generation: int = 0
 
 
@@ -53,7 +52,7 @@ class ModelStatus(StatusType):
         default=None, description="From scale-up to the first completion, when last measured."
     )
     failures: int = Field(default=0, description="Failed loads since the last good one.")
-    next_retry_time: datetime | None = Field(
+    next_retry_time: AwareDatetime | None = Field(
         default=None, description="A failed model is not tried again before this."
     )
     failed_spec_hash: str | None = Field(
@@ -82,11 +81,11 @@ class CurrentSwap(StatusType):
     reason: str
     message: str
     phase: SwapPhase
-    started_time: datetime
-    drained_time: datetime | None = None
-    stopped_time: datetime | None = None
-    scheduled_time: datetime | None = None
-    loaded_time: datetime | None = None
+    started_time: AwareDatetime
+    drained_time: AwareDatetime | None = None
+    stopped_time: AwareDatetime | None = None
+    scheduled_time: AwareDatetime | None = None
+    loaded_time: AwareDatetime | None = None
 
 
 class SwapOutcome(StrEnum):
@@ -116,8 +115,8 @@ class LastSwap(StatusType):
     reason: str
     message: str
     outcome: SwapOutcome
-    started_time: datetime
-    finished_time: datetime
+    started_time: AwareDatetime
+    finished_time: AwareDatetime
     seconds: float
     parts: SwapParts = Field(default_factory=SwapParts)
 
@@ -129,7 +128,7 @@ class ModelServingStatus(StatusType):
     active_model: str | None = Field(
         default=None, description="The model that answers now; absent while none does."
     )
-    active_since: datetime | None = None
+    active_since: AwareDatetime | None = None
     target_model: str | None = Field(default=None, description="The model being swapped in.")
     endpoint: str | None = Field(
         default=None, description="Base URL of the active engine, for gateways."
