@@ -17,6 +17,20 @@ NAMESPACE = "models"
 Manifest = dict[str, Any]
 
 
+class Strict(yaml.SafeLoader):
+    """Refuses a key that stands twice in one object, as kustomize does and helm does not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct an object. Raises ConstructorError for a duplicate key."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate {key}", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 @lru_cache
 def render(*settings: str, kubernetes: str = "1.35.0", crds: bool = False) -> list[Manifest]:
     """Return the objects that helm would install; `settings` are --set arguments.
@@ -35,7 +49,8 @@ def render(*settings: str, kubernetes: str = "1.35.0", crds: bool = False) -> li
             *arguments,
         ]
     )
-    return [each for each in yaml.safe_load_all(text) if each]
+    documents = yaml.load_all(text, Strict)
+    return [each for each in documents if each]
 
 
 def of_kind(objects: list[Manifest], kind: str) -> dict[str, Manifest]:
