@@ -23,7 +23,7 @@ from tests.harness import cluster as clusters
 from tests.harness import deploy
 from tests.harness.engines import gpu_lock
 from tests.harness.engines.engine_images import build_sim
-from tests.harness.port_forward import port_forward
+from tests.harness.kubectl_server import KubectlServer
 from tests.harness.progress import step
 
 NAMESPACE: Final = "bench-swap"
@@ -135,8 +135,7 @@ def measure(
     there_and_back = (PAIR, PAIR[::-1])
     for number in range(1, rounds + 1):
         with step(f"Round {number} of {rounds}: two swaps by request, two by hand"):
-            gateway = port_forward(cluster, NAMESPACE, "service/modelserving-gateway", 8080)
-            with gateway as url, httpx.Client(base_url=url, timeout=_PATIENCE_SECONDS) as http:
+            with _gateway(cluster) as way, _client(way.url) as http:
                 for leaving, target in there_and_back:
                     bench.await_rest(leaving)
                     ours.append(swap_by_request(http, target))
@@ -148,6 +147,15 @@ def measure(
             bench.scale(OPERATOR, 1)
             bench.await_pods("app.kubernetes.io/component=operator", is_ready)
     return ours, floor, parts
+
+
+def _gateway(cluster: clusters.Cluster) -> KubectlServer:
+    forward = ("port-forward", "service/modelserving-gateway", ":8080")
+    return KubectlServer(cluster, "--namespace", NAMESPACE, *forward)
+
+
+def _client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=_PATIENCE_SECONDS)
 
 
 def show(ours: list[float], floor: list[float], parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from tests.cluster.kubernetes import (
     DEPLOYMENTS,
     PODS,
     SERVICES,
-    KubectlServer,
     World,
     is_serving,
 )
@@ -29,6 +28,7 @@ from tests.harness.cluster import Cluster
 from tests.harness.engines import gpu_lock
 from tests.harness.engines.engine_images import build_sim
 from tests.harness.errors import HarnessError
+from tests.harness.kubectl_server import KubectlServer
 
 VALUES = {
     # Short, so that a gateway that dies while it holds requests is forgotten within the test.

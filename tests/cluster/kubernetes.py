@@ -5,18 +5,14 @@ Reads through `kubectl proxy`; what a person would do by hand is done with kubec
 
 import asyncio
 import json
-import re
-import subprocess
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import httpx
 
 from modelserving_api.names import SERVING_LABEL
-from tests.harness import tools
 from tests.harness.cluster import Cluster
 
 Object = dict[str, Any]
@@ -26,45 +22,6 @@ DEPLOYMENTS: Final = "/apis/apps/v1/namespaces/{}/deployments"
 PODS: Final = "/api/v1/namespaces/{}/pods"
 SERVICES: Final = "/api/v1/namespaces/{}/services"
 EVENTS: Final = "/api/v1/namespaces/{}/events"
-
-
-class KubectlServer:
-    """A kubectl that serves on a free port of this machine until it is closed: proxy, forward."""
-
-    def __init__(self, cluster: Cluster, *arguments: str) -> None:
-        self._command = [
-            str(tools.kubectl()),
-            *("--kubeconfig", str(cluster.kubeconfig), "--context", cluster.context),
-            *arguments,
-        ]
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        found = re.search(r"127\.0\.0\.1:(\d+)", line)
-        if found is None:
-            self.close()
-            raise RuntimeError(f"`{' '.join(self._command)}` does not serve: {line!r}")
-        # kubectl writes a line for each connection: nobody reading would block it in the end.
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()
-        self.url = f"http://127.0.0.1:{found[1]}"
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process still runs: a forward ends with its Pod."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """Stop it."""
-        self._process.terminate()
-        self._process.wait(timeout=10)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)
