@@ -162,7 +162,7 @@ def queue_full(model: str, what: str) -> ApiError:
 def bodies_full(limit: int) -> ApiError:
     """429: the bodies of other requests take all the memory there is for them."""
     message = f"The bodies of other requests take {limit} bytes together. Try again later."
-    return ApiError(429, "queue_full", message, retry_after=_QUEUE_FULL_RETRY_SECONDS)
+    return ApiError(429, "bodies_full", message, retry_after=_QUEUE_FULL_RETRY_SECONDS)
 
 
 def upstream_failed(model: str, attempts: int) -> ApiError:

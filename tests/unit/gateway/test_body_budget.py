@@ -30,5 +30,5 @@ def test_what_does_not_fit_is_429_and_takes_nothing() -> None:
     with budget.share(60):
         with pytest.raises(ApiError) as refused, budget.share(41):
             pass
-        assert (refused.value.status, refused.value.code) == (429, "queue_full")
+        assert (refused.value.status, refused.value.code) == (429, "bodies_full")
         assert budget.taken == 60

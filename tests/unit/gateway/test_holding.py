@@ -177,7 +177,7 @@ async def test_held_bytes_are_bounded_over_all_models(start: Start, engine: Engi
     gateway = await start(active(engine), max_held_bytes=1000)
     asking = gateway.asking("coder", messages="x" * 800)
     await gateway.held(1)
-    assert error(await gateway.ask("coder", messages="x" * 200)) == (429, "queue_full")
+    assert error(await gateway.ask("coder", messages="x" * 200)) == (429, "bodies_full")
     asking.cancel()
 
 
@@ -193,7 +193,9 @@ async def test_bodies_of_forwarded_requests_are_bounded_too(start: Start, engine
     asking = gateway.asking("mistral", messages="x" * 800)
     await eventually(lambda: engine.requests)
 
-    assert error(await gateway.ask("mistral", messages="x" * 200)) == (429, "queue_full")
+    assert error(await gateway.ask("mistral", messages="x" * 200)) == (429, "bodies_full")
+    # A client that has much to send gets to read it as well.
+    assert error(await gateway.ask("mistral", messages="x" * 5_000_000)) == (429, "bodies_full")
     answering.set()
     assert (await asking).status_code == 200
     assert (await gateway.ask("mistral", messages="x" * 200)).status_code == 200
