@@ -398,6 +398,12 @@ class Model(SpecType):
         description="From the Pod being created until the engine must answer. Ten minutes let a"
         " cold page cache and a first compilation pass.",
     )
+    hold_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        default=None,
+        description="How long the gateway holds a request for this model at most, before it answers"
+        " 503 with Retry-After. Unset: the gateway's own setting. A client may ask for less with"
+        " the header X-ModelServing-Hold-Seconds.",
+    )
 
 
 class Demand(SpecType):
