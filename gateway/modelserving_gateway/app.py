@@ -66,7 +66,8 @@ class Application:
 
     async def _answer(self, client: Client, scope: Scope) -> None:
         match route(scope["method"], scope["path"]):
-            case Forwarded(path=path):
+            case Forwarded(path=path) as forwarded:
+                client.dialect = forwarded.dialect
                 if not self._listed():
                     raise errors.not_ready_yet()
                 await self._proxy.handle(client, path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from modelserving_gateway.errors import invalid_body
+from modelserving_gateway.surface import Form
 
 _DECODER: Final = json.JSONDecoder()
 _MOST_VALUES: Final = 500_000
@@ -25,6 +26,8 @@ class Body:
 
     content: bytes
     model: str
+    stream: bool
+    """Whether the client asks for its answer as server-sent events."""
     _text: str
     _start: int
     _end: int
@@ -36,7 +39,13 @@ class Body:
         return (self._text[: self._start] + json.dumps(name) + self._text[self._end :]).encode()
 
 
-def read_body(content: bytes, content_encoding: bytes | None = None) -> Body:
+def read_body(
+    content: bytes,
+    form: Form,
+    content_type: bytes | None,
+    content_encoding: bytes | None,
+    limit: int,
+) -> Body:
     """Parse the body. Raises ApiError (400) for anything but a JSON object with a `model`."""
     if content_encoding is not None and content_encoding.strip().lower() not in (b"", b"identity"):
         raise invalid_body("The body must not be compressed: content-encoding is not supported.")
@@ -44,20 +53,21 @@ def read_body(content: bytes, content_encoding: bytes | None = None) -> Body:
         raise invalid_body(f"The body holds more than {_MOST_VALUES} values.")
     try:
         text = content.decode("utf-8")
-        spans = [(value, start, end) for key, value, start, end in _members(text) if key == "model"]
+        members = {key: span for key, *span in _members(text) if key in ("model", "stream")}
     except UnicodeDecodeError:
         raise invalid_body("The body must be JSON in UTF-8.") from None
     except RecursionError:
         raise invalid_body("The body is nested too deeply.") from None
     except ValueError:
         raise invalid_body("The body must be a JSON object.") from None
-    if not spans:
-        raise invalid_body("You must provide a `model`.", param="model")
     # Of a name that is given twice the engine takes the last, so that one decides here too.
-    model, start, end = spans[-1]
+    if "model" not in members:
+        raise invalid_body("You must provide a `model`.", param="model")
+    model, start, end = members["model"]
     if not isinstance(model, str) or not model:
         raise invalid_body("`model` must be a string that is not empty.", param="model")
-    return Body(content, model, text, start, end)
+    stream = members.get("stream", (False,))[0] is True
+    return Body(content, model, stream, text, start, end)
 
 
 def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.errors import ApiError, Dialect
 from modelserving_gateway.headers import RawHeaders
 
 Scope = MutableMapping[str, Any]
@@ -51,6 +51,8 @@ class Client:
         self.request_id = headers.request_id(self.headers)
         self.answer_headers = {headers.REQUEST_ID: self.request_id}
         """Headers of every answer to this request."""
+        self.dialect = Dialect.OPENAI
+        """Whose error objects this client reads; the route says it."""
         self.sent = Sent.NOTHING
         self.status: int | None = None
         self.bytes_sent = 0
@@ -172,14 +174,14 @@ class Client:
             case Sent.NOTHING if error.code in ("body_too_large", "body_too_slow"):
                 await self._refuse_body(error)
             case Sent.NOTHING:
-                await self.answer(error.status, error.headers(), error.body())
+                await self.answer(error.status, error.headers(), error.body(self.dialect))
             case Sent.EVENTS:
-                await self.finish(sse.error_event(error))
+                await self.finish(sse.error_event(error, self.dialect))
             case Sent.PLAIN | Sent.ALL:
                 return
 
     async def _refuse_body(self, error: ApiError) -> None:
-        body = error.body()
+        body = error.body(self.dialect)
         head = [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
         await self.start(error.status, [*error.headers(), *head], Sent.PLAIN)
         await self.write(body)

@@ -1,10 +1,11 @@
-"""The errors that clients see, in OpenAI's shape: one place for status, code and wording.
+"""The errors that clients see, in OpenAI's or Anthropic's shape: one place for their wording.
 
-Pure: nothing is sent or logged here. Source: OpenAI's API reference, error codes.
+Pure: nothing is sent or logged here. Sources: the API references of both, on errors.
 """
 
 import json
 import math
+from enum import StrEnum
 from typing import Final
 
 MAX_RETRY_AFTER_SECONDS: Final = 60
@@ -18,6 +19,28 @@ _SHUTDOWN_RETRY_SECONDS: Final = 1
 
 _MAX_ECHO: Final = 200
 """A name that the client sent, or a line of an engine, is repeated up to this many characters."""
+
+
+class Dialect(StrEnum):
+    """Whose API the client speaks, and so whose error objects it reads."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+_ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def _anthropic_type(status: int) -> str:
+    """Return Anthropic's `type` for a status; theirs for 503 is the one they have for 529."""
+    return _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
 
 
 class ApiError(Exception):
@@ -48,7 +71,7 @@ class ApiError(Exception):
             return "rate_limit_error"
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
-    def body(self) -> bytes:
+    def body(self, dialect: Dialect = Dialect.OPENAI) -> bytes:
         """Return the JSON body."""
         error = {
             "message": self.message,
@@ -56,6 +79,9 @@ class ApiError(Exception):
             "param": self.param,
             "code": self.code,
         }
+        if dialect is Dialect.ANTHROPIC:
+            error["type"] = _anthropic_type(self.status)
+            return json.dumps({"type": "error", "error": error}).encode()
         return json.dumps({"error": error}).encode()
 
     def headers(self) -> list[tuple[bytes, bytes]]:

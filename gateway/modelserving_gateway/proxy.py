@@ -22,6 +22,7 @@ from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.queueing import Held, QueueFullError
 from modelserving_gateway.routing import Forward, Refuse, retry_after_seconds
 from modelserving_gateway.settings import Settings
+from modelserving_gateway.surface import Form
 from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError, Upstreams
 
 CLIENT_LEFT_STATUS: Final = 499
@@ -114,7 +115,13 @@ class Proxy:
         """Return the body for the engine, and nothing else of it: it may be held for minutes."""
         client, settings = exchange.client, self._settings
         content = await client.read_body(settings.max_body_bytes, settings.body_timeout_seconds)
-        body = read_body(content, headers.first(client.headers, b"content-encoding"))
+        body = read_body(
+            content,
+            Form.JSON,
+            headers.first(client.headers, b"content-type"),
+            headers.first(client.headers, b"content-encoding"),
+            settings.max_body_bytes,
+        )
         model = self._dispatcher.catalog.model_called(body.model)
         if model is None:
             raise errors.model_not_found(body.model)

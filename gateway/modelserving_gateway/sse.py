@@ -5,7 +5,7 @@ Pure. Source: WHATWG HTML, server-sent events; OpenAI's streaming errors (`data:
 
 from typing import Final
 
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.errors import ApiError, Dialect
 
 _MAX_HELD_BACK: Final = 1_048_576
 """1 MiB of one unfinished line, far above any event of an engine; then it passes as it is."""
@@ -44,6 +44,7 @@ class WholeLines:
         return rest
 
 
-def error_event(error: ApiError) -> bytes:
+def error_event(error: ApiError, dialect: Dialect = Dialect.OPENAI) -> bytes:
     """Return the event that ends a stream; the blank line before it ends a started event."""
-    return b"\ndata: " + error.body() + b"\n\n"
+    name = b"event: error\n" if dialect is Dialect.ANTHROPIC else b""
+    return b"\n" + name + b"data: " + error.body(dialect) + b"\n\n"

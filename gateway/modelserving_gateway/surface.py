@@ -1,13 +1,14 @@
 """What the gateway serves, as an allowlist: everything else is 404, engine control paths first.
 
-Pure. The path of a forwarded request is a constant from here, never the client's own.
+Pure. The path of a forwarded request is a constant from here, never the client's own; whatever an
+engine adds to its own routes stays out of reach until it is written here.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from modelserving_gateway.errors import method_not_allowed, path_not_found
+from modelserving_gateway.errors import Dialect, method_not_allowed, path_not_found
 
 
 class Page(StrEnum):
@@ -20,11 +21,20 @@ class Page(StrEnum):
     METRICS = "metrics"
 
 
+class Form(StrEnum):
+    """How the body of a request says its `model`."""
+
+    JSON = "application/json"
+    MULTIPART = "multipart/form-data"
+
+
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """A request for an engine: the path that the engine serves it at."""
+    """A request for an engine: where the engine serves it, its body's form, its errors' shape."""
 
     path: str
+    form: Form = Form.JSON
+    dialect: Dialect = Dialect.OPENAI
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +46,29 @@ class OneModel:
 
 Route = Forwarded | OneModel | Page
 
+_ENGINE_PATHS: Final = (
+    Forwarded("/v1/chat/completions"),
+    Forwarded("/v1/completions"),
+    Forwarded("/v1/responses"),
+    Forwarded("/v1/embeddings"),
+    Forwarded("/v1/rerank"),
+    Forwarded("/v1/score"),
+    Forwarded("/v1/audio/transcriptions", Form.MULTIPART),
+    Forwarded("/v1/audio/translations", Form.MULTIPART),
+    Forwarded("/v1/messages", dialect=Dialect.ANTHROPIC),
+    Forwarded("/v1/messages/count_tokens", dialect=Dialect.ANTHROPIC),
+)
+"""Where vLLM 0.32 serves them (vllm/entrypoints/*/api_router.py)."""
+
+_ENGINE_PATHS_AT_THE_ROOT: Final = (Forwarded("/tokenize"), Forwarded("/detokenize"))
+"""vLLM serves those two without /v1 only."""
+
 _FORWARDED: Final = {
-    prefix + path: Forwarded("/v1" + path)
-    for prefix in ("/v1", "")
-    for path in ("/chat/completions", "/completions", "/embeddings")
+    **{each.path: each for each in _ENGINE_PATHS},
+    **{each.path.removeprefix("/v1"): each for each in _ENGINE_PATHS},
+    **{each.path: each for each in _ENGINE_PATHS_AT_THE_ROOT},
+    **{"/v1" + each.path: each for each in _ENGINE_PATHS_AT_THE_ROOT},
+    "/v2/rerank": Forwarded("/v2/rerank"),
 }
 
 _PAGES: Final = {

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.body import read_body
+from modelserving_gateway.body import Body
+from modelserving_gateway.body import read_body as read_any_body
 from modelserving_gateway.errors import ApiError
+from modelserving_gateway.surface import Form
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -19,6 +21,13 @@ JSON = st.recursive(
 )
 OBJECTS = st.dictionaries(st.text() | st.just("model"), JSON, max_size=6)
 SPACE = st.text(" \t\r\n", max_size=3)
+
+
+LIMIT = 33_554_432
+
+
+def read_body(content: bytes, content_encoding: bytes | None = None) -> Body:
+    return read_any_body(content, Form.JSON, b"application/json", content_encoding, LIMIT)
 
 
 def rendered(value: dict[str, Any], space: str, *, ascii_only: bool) -> bytes:
