@@ -52,3 +52,15 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{/* A Pod's annotations: where Prometheus scrapes it, if so asked, and its own, which win. */}}
+{{- define "modelserving.podAnnotations" -}}
+{{- $scrape := dict }}
+{{- if .root.Values.metrics.scrapeAnnotations }}
+{{- $scrape = dict "prometheus.io/scrape" "true" "prometheus.io/port" (.port | toString) "prometheus.io/path" "/metrics" }}
+{{- end }}
+{{- with merge (deepCopy .own) $scrape }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

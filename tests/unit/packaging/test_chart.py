@@ -29,6 +29,15 @@ GRANTED = {
 }
 
 
+def notes(*settings: str) -> str:
+    """Return what helm tells a person after an installation."""
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    return run(
+        [tools.helm(), "install", "release", CHART, "--dry-run=client", *arguments],
+        env={"KUBECONFIG": "/dev/null"},
+    )
+
+
 def environment(name: str, *settings: str) -> dict[str, Any]:
     """Return the plain environment variables of a program's only container."""
     (container,) = dict(pod_specs(render(*settings)))[name]["containers"]
@@ -269,6 +278,79 @@ def test_placement_and_pull_secrets_reach_the_pods() -> None:
     assert template["metadata"]["annotations"] == {"team": "inference"}
 
 
+def test_without_keys_nothing_is_mounted_and_the_notes_say_that_all_may_ask() -> None:
+    pod = dict(pod_specs(render()))["modelserving-gateway"]
+    assert environment("modelserving-gateway")["MODELSERVING_KEYS_FILE"] == ""
+    assert "volumeMounts" not in pod["containers"][0]
+    assert "API keys are off" in notes()
+
+
+def test_keys_come_from_a_secret_as_a_directory_that_follows_its_changes() -> None:
+    setting = ("gateway.apiKeys.existingSecret=model-keys", "gateway.apiKeys.key=keys.yaml")
+    pod = dict(pod_specs(render(*setting)))["modelserving-gateway"]
+    file = environment("modelserving-gateway", *setting)["MODELSERVING_KEYS_FILE"]
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    assert "subPath" not in mount, "a file that is mounted by itself never changes"
+    assert mount["readOnly"] is True
+    assert file == f"{mount['mountPath']}/keys.yaml"
+    (volume,) = pod["volumes"]
+    assert volume["secret"] == {
+        "secretName": "model-keys",
+        "items": [{"key": "keys.yaml", "path": "keys.yaml"}],
+    }
+    assert "optional" not in volume["secret"]
+    assert "API keys are off" not in notes(*setting)
+    assert "model-keys" in notes(*setting)
+
+
+def test_nobody_may_read_secrets_even_with_keys() -> None:
+    objects = render("gateway.apiKeys.existingSecret=model-keys")
+    assert of_kind(objects, "Role") == of_kind(render(), "Role")
+
+
+def test_a_label_selector_narrows_what_a_gateway_serves() -> None:
+    setting = "gateway.labelSelector=team in (search\\,ads)\\,tier!=test"
+    variables = environment("modelserving-gateway", setting)
+    assert variables["MODELSERVING_LABEL_SELECTOR"] == "team in (search,ads),tier!=test"
+
+
+def test_prometheus_is_told_nothing_unless_asked() -> None:
+    for deployment in of_kind(render(), "Deployment").values():
+        assert "annotations" not in deployment["spec"]["template"]["metadata"]
+    assert of_kind(render(), "PodMonitor") == {}
+
+
+def test_scrape_annotations_name_each_programs_own_page() -> None:
+    objects = render("metrics.scrapeAnnotations=true", "gateway.podAnnotations.team=inference")
+    for name, deployment in of_kind(objects, "Deployment").items():
+        template = deployment["spec"]["template"]
+        (port,) = template["spec"]["containers"][0]["ports"]
+        annotations = template["metadata"]["annotations"]
+        assert annotations["prometheus.io/scrape"] == "true"
+        assert annotations["prometheus.io/path"] == "/metrics"
+        assert annotations["prometheus.io/port"] == str(port["containerPort"])
+        assert annotations.get("team") == ("inference" if "gateway" in name else None)
+
+
+def test_pod_monitors_select_the_pods_and_name_a_port_that_they_have() -> None:
+    objects = render(
+        "metrics.podMonitor.enabled=true",
+        "metrics.podMonitor.interval=15s",
+        "metrics.podMonitor.labels.release=prometheus",
+    )
+    monitors = of_kind(objects, "PodMonitor")
+    deployments = of_kind(objects, "Deployment")
+    assert set(monitors) == set(deployments)
+    for name, monitor in monitors.items():
+        template = deployments[name]["spec"]["template"]
+        assert monitor["spec"]["selector"] == deployments[name]["spec"]["selector"]
+        (port,) = template["spec"]["containers"][0]["ports"]
+        assert monitor["spec"]["podMetricsEndpoints"] == [
+            {"port": port["name"], "path": "/metrics", "interval": "15s"}
+        ]
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
@@ -286,6 +368,15 @@ def test_placement_and_pull_secrets_reach_the_pods() -> None:
         ("gateways.replicas=3", "gateways"),
         ("gateway.resources.request.cpu=1", "request"),
         ("gateway.podDisruptionBudget.enabled=maybe", "enabled"),
+        ("gateway.keepaliveSeconds=0", "keepaliveSeconds"),
+        ("gateway.holdGraceSeconds=0", "holdGraceSeconds"),
+        ("gateway.maxInFlight=0", "maxInFlight"),
+        ("gateway.maxHeaderBytes=10", "maxHeaderBytes"),
+        ("gateway.apiKeys.existingSecret=Not A Name", "existingSecret"),
+        ("gateway.apiKeys.key=a/b", "key"),
+        ("gateway.apiKeys.keys=abc", "keys"),
+        ("metrics.podMonitor.interval=often", "interval"),
+        ("metrics.serviceMonitor.enabled=true", "serviceMonitor"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(setting: str, named: str) -> None:
@@ -296,5 +387,5 @@ def test_a_bad_value_is_refused_by_name(setting: str, named: str) -> None:
 def test_every_value_is_explained_or_named_by_its_schema() -> None:
     """values.yaml has no key that the schema does not know: the defaults themselves render."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert set(values) == {"imagePullSecrets", "runAsUser", "operator", "gateway"}
+    assert set(values) == {"imagePullSecrets", "runAsUser", "operator", "gateway", "metrics"}
     render()
