@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness.engines.tiny_models import generate, text, tokenizer, vision
+from tests.harness.engines.tiny_models import embedding, generate, text, tokenizer, vision
 from tests.harness.engines.tiny_models.safetensors import Tensor
 
 
-def recite(answer: text.Answer, seen: dict[int, float] | None = None) -> str:
+def recite(
+    answer: text.Answer, seen: dict[int, float] | None = None, *, begin: str = "<|assistant|>"
+) -> str:
     """What the weights say, greedily, when a picture's features `seen` were copied in.
 
     A forward pass in a few lines: attention adds `seen` and the MLP adds nothing.
@@ -23,7 +25,7 @@ def recite(answer: text.Answer, seen: dict[int, float] | None = None) -> str:
     tensors = text.weights(answer)
     embedding, output = tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]
     vocabulary = tokenizer.Vocabulary(answer.words)
-    token, said = vocabulary.special("<|assistant|>"), ""
+    token, said = vocabulary.special(begin), ""
     for _ in range(len(answer.words) + 1):
         state = [embedding[token, i] for i in range(text.HIDDEN)]
         for feature, strength in (seen or {}).items():
@@ -42,6 +44,46 @@ def recite(answer: text.Answer, seen: dict[int, float] | None = None) -> str:
 def test_each_model_recites_its_own_answer() -> None:
     assert recite(generate.MISTRAL) == "I am mistral, the smallest of its kind."
     assert recite(generate.CODER) == "def answer():\n    return 42\n"
+
+
+def test_mistral_calls_a_tool_where_the_prompt_ends_with_the_token_for_it() -> None:
+    call = recite(generate.MISTRAL, begin=tokenizer.CALL)
+    content = call.removeprefix("<tool_call>").removesuffix("</tool_call>")
+    assert len(content) == len(call) - len("<tool_call></tool_call>")
+    assert json.loads(content) == {"name": "look_up", "arguments": {"word": "kind"}}
+
+
+def test_a_model_without_a_call_answers_there_as_anywhere() -> None:
+    assert recite(generate.CODER, begin=tokenizer.CALL) == recite(generate.CODER)
+
+
+def embed(words: str) -> list[float]:
+    """The embedding of a text: attention averages the bytes, and the norm makes it length one.
+
+    The forward pass in a few lines, as for `recite`.
+    """
+    tensors = embedding.weights()
+    letters = tensors["model.embed_tokens.weight"]
+    output = tensors["model.layers.0.self_attn.o_proj.weight"]
+    first = len(tokenizer.SPECIAL)
+    rows = [[letters[first + byte, i] for i in range(text.HIDDEN)] for byte in words.encode()]
+    state = list(rows[-1])
+    for i in range(embedding.LETTERS):
+        average = math.fsum(row[i] for row in rows) / len(rows)
+        state[embedding.LETTERS + i] += output[embedding.LETTERS + i, i] * average
+    length = math.sqrt(math.fsum(value * value for value in state))
+    return [value / length for value in state]
+
+
+def dot(one: list[float], other: list[float]) -> float:
+    """The cosine of two vectors of length one."""
+    return math.fsum(a * b for a, b in zip(one, other, strict=True))
+
+
+def test_texts_of_the_same_letters_are_near_and_others_are_not() -> None:
+    apple, apples, other = embed("red apple"), embed("red apples"), embed("xyz")
+    assert dot(apple, apples) > 0.9
+    assert abs(dot(apple, other)) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -112,7 +154,8 @@ def test_models_of_another_generator_and_leftovers_are_replaced(tmp_path: Path) 
     (tmp_path / ".mistral-killed").mkdir()
     generate.ensure_models(tmp_path)
     assert json.loads((mistral / "config.json").read_text())["model_type"] == "mistral"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["coder", "llava", "mistral"]
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["coder", "embedder", "llava", "mistral"]
 
 
 def test_two_callers_at_once_both_get_whole_models(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The three models of the demo as directories that vLLM loads, made once and kept.
+"""The tiny models as directories that vLLM loads, made once and kept.
 
-What each answers is written here; how a model comes to answer it, in `text` and `vision`.
+What each answers is written here; how a model comes to answer it, in `text`, `vision` and
+`embedding`.
 """
 
 import fcntl
@@ -14,9 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.harness.engines.tiny_models import safetensors, text, tokenizer, vision
+from tests.harness.engines.tiny_models import embedding, safetensors, text, tokenizer, vision
 
-MISTRAL = text.Answer(("I am", " mistral,", " the", " smallest", " of", " its", " kind."))
+# In the format of the Hermes models, which vLLM's parser "hermes" reads.
+CALL = ("<tool_call>", '{"name": "look_up",', ' "arguments": {"word": "kind"}}', "</tool_call>")
+MISTRAL = text.Answer(
+    ("I am", " mistral,", " the", " smallest", " of", " its", " kind."), call=CALL
+)
 CODER = text.Answer(("def", " answer", "():", "\n   ", " return", " 42\n"))
 COLOURS = {
     " red": {vision.RED: 1.0, vision.GREEN: -0.6, vision.BLUE: -0.6},
@@ -34,7 +39,7 @@ _STAMP = ".generated-by"
 
 
 def ensure_models(directory: Path) -> dict[str, Path]:
-    """Make mistral, coder and llava under `directory`, unless this generator already has.
+    """Make all of the models under `directory`, unless this generator already has.
 
     Returns the directory of each by name. Safe to be killed, and to be called twice at once: a
     model appears whole, by a rename, or not at all.
@@ -115,6 +120,12 @@ def _write_llava(directory: Path) -> None:
     )
 
 
+def _write_embedder(directory: Path) -> None:
+    safetensors.write(directory / "model.safetensors", embedding.weights())
+    _write_json(directory / "config.json", embedding.config())
+    _write_tokenizer(directory, embedding.SILENT)
+
+
 def _write_tokenizer(
     directory: Path, answer: text.Answer, extra: tuple[tuple[str, str], ...] = ()
 ) -> None:
@@ -131,4 +142,9 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-_WRITERS = {"mistral": _write_mistral, "coder": _write_coder, "llava": _write_llava}
+_WRITERS = {
+    "mistral": _write_mistral,
+    "coder": _write_coder,
+    "llava": _write_llava,
+    "embedder": _write_embedder,
+}

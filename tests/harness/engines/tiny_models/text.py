@@ -3,19 +3,20 @@
 Each word of the answer has a dimension of its own in the hidden state: the embedding of a word
 sets it, and the output matrix reads it as "now comes the next word". Whatever is no word of the
 answer (a byte of the prompt, the end of the chat template) sets the dimension START, which leads
-to the first word. The MLP is all zeros. Attention is too, but for a model that sees pictures:
-there every token looks at the picture's tokens alone and copies their features (`vision`), and
-one word of the answer is chosen by them.
+to the first word. A model that calls a tool recites a second line in the same way, which begins at
+the token CALL (`tokenizer` says when a prompt ends with it). The MLP is all zeros. Attention is
+too, but for a model that sees pictures: there every token looks at the picture's tokens alone and
+copies their features (`vision`), and one word of the answer is chosen by them.
 
 Pure: weights and configuration as data. The names are those of Llama's and Mistral's checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.harness.engines.tiny_models.safetensors import Tensor, ones
-from tests.harness.engines.tiny_models.tokenizer import BEGIN, END, SPECIAL, Vocabulary
+from tests.harness.engines.tiny_models.tokenizer import BEGIN, CALL, END, SPECIAL, Vocabulary
 
 HIDDEN = 64
 HEADS = 2
@@ -28,6 +29,7 @@ WORDS = 44
 START = 44
 ANY = 45  # set for every token: what queries are made of
 PICTURE = 46  # set for a picture's tokens: what keys are made of
+CALLING = 47  # where the call of a tool begins, as the answer does at START
 FEATURES = 48  # the first of the picture's features, on its own tokens
 SEEN = 56  # the first of the same features, copied to the token that looks
 
@@ -60,20 +62,21 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model recites, word by word.
+    """What the model recites, word by word; `call` instead, where it is to call a tool.
 
     Words must be distinct, since each is a state, and longer than a byte, since every single byte
     is a token already. Raises ValueError otherwise.
     """
 
     parts: tuple[str | Choice, ...]
+    call: tuple[str, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
         words: list[str] = []
         for part in self.parts:
             words.extend([part] if isinstance(part, str) else part.words)
-        return tuple(words)
+        return (*words, *self.call)
 
     def __post_init__(self) -> None:
         if len(set(self.words)) != len(self.words):
@@ -117,7 +120,8 @@ def _embedding(answer: Answer) -> Tensor:
     for token in range(vocabulary.size):
         embedding[token, ANY] = 1.0
     for token in range(len(SPECIAL) + 256):
-        embedding[token, START] = 1.0
+        calls = bool(answer.call) and token == vocabulary.special(CALL)
+        embedding[token, CALLING if calls else START] = 1.0
     for state, word in enumerate(answer.words):
         embedding[vocabulary.word(word), state] = 1.0
     return embedding
@@ -126,8 +130,17 @@ def _embedding(answer: Answer) -> Tensor:
 def _output(answer: Answer) -> Tensor:
     vocabulary = Vocabulary(answer.words)
     matrix = Tensor((vocabulary.size, HIDDEN))
-    leads = [START]
-    for part in answer.parts:
+    _recite(matrix, answer, START, answer.parts)
+    if answer.call:
+        _recite(matrix, answer, CALLING, answer.call)
+    return matrix
+
+
+def _recite(matrix: Tensor, answer: Answer, begin: int, parts: Sequence[str | Choice]) -> None:
+    """Lead from the state `begin` through `parts` to the end."""
+    vocabulary = Vocabulary(answer.words)
+    leads = [begin]
+    for part in parts:
         scores = part.scores if isinstance(part, Choice) else {part: {}}
         for word, features in scores.items():
             lead = OTHERWISE if isinstance(part, Choice) and word == part.otherwise else 0.0
@@ -138,7 +151,6 @@ def _output(answer: Answer) -> Tensor:
         leads = [answer.words.index(word) for word in scores]
     for state in leads:
         matrix[vocabulary.special(END), state] = FOLLOWS
-    return matrix
 
 
 def config(architecture: str, model_type: str, answer: Answer) -> dict[str, Any]:

@@ -12,16 +12,22 @@ BEGIN = "<s>"
 END = "</s>"
 IMAGE = "<image>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
-SPECIAL = (BEGIN, END, IMAGE, *ROLES)
+CALL = "<|call|>"
+SPECIAL = (BEGIN, END, IMAGE, *ROLES, CALL)
 
+# Where tools are offered and none has answered yet, the turn is opened by CALL: a model that has
+# learnt a call says it then, and afterwards its answer.
 CHAT_TEMPLATE = (
     "{{ '<s>' }}"
     "{% for message in messages %}"
     "{% set known = message['role'] in ['system', 'assistant'] %}"
     "{{ '<|' + (message['role'] if known else 'user') + '|>' }}"
-    "{{ message['content'] }}"
+    "{{ message['content'] or '' }}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    "{% if add_generation_prompt %}"
+    "{% set call = tools and messages[-1]['role'] != 'tool' %}"
+    "{{ '<|call|>' if call else '<|assistant|>' }}"
+    "{% endif %}"
 )
 
 
