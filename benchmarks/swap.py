@@ -25,6 +25,7 @@ from tests.harness.engines import gpu_lock
 from tests.harness.engines.engine_images import build_sim
 from tests.harness.kubectl_server import KubectlServer
 from tests.harness.progress import step
+from tests.harness.servings import sim_modelserving
 
 NAMESPACE: Final = "bench-swap"
 SERVING: Final = "l4"
@@ -188,7 +189,7 @@ def main(rounds: int = typer.Option(3, min=3, help="Two swaps each a round.")) -
     gpu_lock.prepare(cluster.gpu_directory)
     deploy.remove_namespaces(cluster, deploy.own_namespaces(cluster))
     deploy.install(cluster, NAMESPACE, values={"gateway": {"replicas": 1}})
-    deploy.apply(cluster, deploy.sim_modelserving(SERVING, image=image), namespace=NAMESPACE)
+    deploy.apply(cluster, sim_modelserving(SERVING, image=image), namespace=NAMESPACE)
     try:
         ours, floor, parts = measure(cluster, rounds)
     finally:

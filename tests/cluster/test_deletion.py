@@ -8,7 +8,7 @@ from modelserving_api.names import SERVING_LABEL
 from tests.cluster.asking import ask, error_of
 from tests.cluster.conftest import Make
 from tests.cluster.kubernetes import DEPLOYMENTS, PODS, SERVICES, SERVINGS, World
-from tests.harness.deploy import sim_modelserving
+from tests.harness.servings import sim_modelserving
 
 NAME = "short-lived"
 

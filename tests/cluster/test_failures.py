@@ -10,7 +10,7 @@ import pytest_asyncio
 from tests.cluster.asking import ask, error_of, text_of, whole_stream
 from tests.cluster.conftest import Make
 from tests.cluster.kubernetes import EVENTS, World, condition, is_serving, model_status
-from tests.harness.deploy import SimModel, sim_modelserving
+from tests.harness.servings import SimModel, sim_modelserving
 
 NAME = "frail"
 ROLLBACK_SECONDS = 240

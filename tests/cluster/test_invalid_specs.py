@@ -17,8 +17,8 @@ from tests.cluster.kubernetes import (
     condition,
     is_serving,
 )
-from tests.harness.deploy import sim_modelserving
 from tests.harness.process import CommandError
+from tests.harness.servings import sim_modelserving
 from tests.unit.api.specs import INVALID, Case, Refusal
 
 BY_SCHEMA = [each for each in INVALID if each.refusal is Refusal.SCHEMA]

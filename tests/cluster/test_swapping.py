@@ -21,7 +21,7 @@ from tests.cluster.kubernetes import (
     is_serving,
     model_status,
 )
-from tests.harness.deploy import SimModel, sim_modelserving
+from tests.harness.servings import SimModel, sim_modelserving
 
 NAME = "l4"
 ALIAS = "mistralai/Mistral-7B-Instruct-v0.3"

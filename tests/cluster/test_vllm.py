@@ -12,9 +12,9 @@ from tests.cluster.asking import CHAT, HELD_HEADER, ask, text_of, whole_stream
 from tests.cluster.conftest import Make
 from tests.cluster.kubernetes import World, is_serving
 from tests.harness.cluster import Cluster
-from tests.harness.deploy import vllm_cpu_modelserving
 from tests.harness.engines.engine_images import build_vllm_cpu
 from tests.harness.engines.tiny_models import ensure_models
+from tests.harness.servings import vllm_cpu_modelserving
 
 pytestmark = pytest.mark.vllm
 

@@ -28,6 +28,10 @@ MODELS_IN_NODE = "/mnt/models"
 GPU_IN_NODE = "/var/lib/modelserving-gpu"
 ARCHIVES_IN_NODE = "/var/lib/modelserving-archives"
 
+GPUS = 2
+"""Of the worker: two nodes' worth of ModelServings run on it. That none of them uses the other's is
+what the locks in `gpu_directory` show; a scheduler with one GPU would only hide it."""
+
 # What a person curls. 8080 is the gateway's own port.
 DEFAULT_GATEWAY_PORT = 8080
 
@@ -308,19 +312,23 @@ def _observe(cluster: Cluster) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 
 def _give_gpu(cluster: Cluster) -> None:
-    """Make the worker's node offer one GPU, as NVIDIA's device plugin would."""
-    if gpus_of(json.loads(cluster.kubectl("get", "node", cluster.worker, "-o", "json"))) == 1:
+    """Make the worker's node offer its GPUs, as NVIDIA's device plugin would."""
+    if _gpus_now(cluster) == GPUS:
         return
-    patch = {"status": {"capacity": {GPU_RESOURCE: "1"}}}
+    patch = {"status": {"capacity": {GPU_RESOURCE: str(GPUS)}}}
     cluster.kubectl(
         "patch", "node", cluster.worker, "--subresource=status", "--type=merge",
         f"--patch={json.dumps(patch)}",
     )  # fmt: skip
     deadline = time.monotonic() + 30
-    while gpus_of(json.loads(cluster.kubectl("get", "node", cluster.worker, "-o", "json"))) != 1:
+    while _gpus_now(cluster) != GPUS:
         if time.monotonic() > deadline:
             raise HarnessError(f"node {cluster.worker} does not offer its {GPU_RESOURCE}")
         time.sleep(0.5)
+
+
+def _gpus_now(cluster: Cluster) -> int:
+    return gpus_of(json.loads(cluster.kubectl("get", "node", cluster.worker, "-o", "json")))
 
 
 def _existing(context: str) -> Cluster:

@@ -24,6 +24,7 @@ from tests.harness.engines.engine_images import build_vllm_cpu
 from tests.harness.engines.tiny_models import ensure_models
 from tests.harness.errors import HarnessError
 from tests.harness.progress import step
+from tests.harness.servings import vllm_cpu_modelserving
 
 NAMESPACE: Final = "modelserving"
 SERVING: Final = "l4"
@@ -91,7 +92,7 @@ def _deploy(cluster: Cluster) -> None:
     cluster.load(engine)
     service = {"type": "NodePort", "nodePort": kind.GATEWAY_NODE_PORT}
     deploy.install(cluster, NAMESPACE, values={"gateway": {"service": service}})
-    manifest = deploy.vllm_cpu_modelserving(SERVING, image=engine)
+    manifest = vllm_cpu_modelserving(SERVING, image=engine)
     deploy.apply(cluster, manifest, namespace=NAMESPACE)
     # A pin that a person set after the last demo would refuse what this one asks.
     cluster.kubectl(

@@ -1,4 +1,7 @@
-"""The host's view of the node's GPU lock: what was violated, and what the next start shall do.
+"""The host's view of the node's GPU locks: what was violated, and what the next start shall do.
+
+A directory stands for a GPU. What is asked of the node's directory covers the ones below it too:
+ModelServings that run at the same time have one each.
 
 Reads and writes the files that the engines share through `SIM_GPU_DIR` (`sim.gpu`); holds no lock.
 """
@@ -44,15 +47,15 @@ def violations(directory: Path) -> list[Violation]:
             holder=Holder(**line["holder"]),
             intruder=Holder(**line["intruder"]),
         )
-        for line in _lines(directory / gpu.VIOLATIONS_FILE)
+        for line in _all_lines(directory, gpu.VIOLATIONS_FILE)
     ]
 
 
 def history(directory: Path) -> list[str]:
-    """Who took and left the GPU since the last `reset`, a line each, for a post-mortem."""
+    """Who took and left a GPU since the last `reset`, a line each, for a post-mortem."""
     return [
         f"{line['time']} {line['event']} {line['holder']['model']} ({line['holder']['pod']})"
-        for line in _lines(directory / gpu.HISTORY_FILE)
+        for line in _all_lines(directory, gpu.HISTORY_FILE)
     ]
 
 
@@ -70,15 +73,27 @@ def set_behaviour(directory: Path, behaviours: Mapping[str, Mapping[str, str]]) 
 
 
 def reset(directory: Path) -> None:
-    """Forget violations, history, starts and behaviours. The lock itself is left alone."""
-    for name in (gpu.VIOLATIONS_FILE, gpu.HISTORY_FILE, behaviour.BEHAVIOUR_FILE):
-        (directory / name).unlink(missing_ok=True)
-    _forget_starts(directory)
+    """Forget violations, history, starts and behaviours. The locks themselves are left alone."""
+    for one in _gpus(directory):
+        for name in (gpu.VIOLATIONS_FILE, gpu.HISTORY_FILE, behaviour.BEHAVIOUR_FILE):
+            (one / name).unlink(missing_ok=True)
+        _forget_starts(one)
+
+
+def _gpus(directory: Path) -> list[Path]:
+    """Return the directories of all GPUs: the node's own, and those that were prepared below."""
+    below = (path for path in directory.glob("*") if path.is_dir())
+    return [directory, *(path for path in below if path.name != gpu.STARTS_DIRECTORY)]
 
 
 def _forget_starts(directory: Path) -> None:
     for path in (directory / gpu.STARTS_DIRECTORY).glob("*"):
         path.unlink(missing_ok=True)
+
+
+def _all_lines(directory: Path, name: str) -> list[dict[str, Any]]:
+    lines = [line for one in _gpus(directory) for line in _lines(one / name)]
+    return sorted(lines, key=lambda line: str(line["time"]))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

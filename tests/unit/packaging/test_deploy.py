@@ -7,16 +7,25 @@ import pytest
 from modelserving_api import ModelServing
 from tests.harness import deploy
 from tests.harness.cluster import GPU_IN_NODE
-from tests.harness.deploy import Images, SimModel
+from tests.harness.deploy import Images
+from tests.harness.servings import (
+    CODER,
+    EMBEDDER,
+    LLAVA,
+    MISTRAL,
+    SimModel,
+    sim_modelserving,
+    vllm_cpu_modelserving,
+)
 from tests.unit.packaging.chart import pod_specs, render
 
 
 @pytest.mark.parametrize(
     "manifest",
     [
-        deploy.sim_modelserving("sim", image="engine-sim:1"),
-        deploy.sim_modelserving("none", image="engine-sim:1", default_model=None),
-        deploy.vllm_cpu_modelserving("real", image="engine-vllm-cpu:1"),
+        sim_modelserving("sim", image="engine-sim:1"),
+        sim_modelserving("none", image="engine-sim:1", default_model=None),
+        vllm_cpu_modelserving("real", image="engine-vllm-cpu:1"),
     ],
     ids=lambda manifest: manifest["metadata"]["name"],
 )
@@ -28,8 +37,31 @@ def test_a_manifest_of_the_harness_holds(manifest: dict[str, Any]) -> None:
     assert GPU_IN_NODE in mounted, "the oracle sees every engine"
 
 
+def test_the_real_engine_may_serve_a_model_that_embeds_beside_the_three() -> None:
+    models = (MISTRAL, CODER, LLAVA, EMBEDDER)
+    manifest = vllm_cpu_modelserving("real", image="engine-vllm-cpu:1", models=models)
+    serving = ModelServing.parse(manifest)
+    assert [model.name for model in serving.spec.models] == [model.name for model in models]
+    args = {model.name: model.engine.args for model in serving.spec.models}
+    assert "--tool-call-parser" in args["mistral"]
+    assert "--runner" in args["embedder"]
+
+
+def test_two_modelservings_have_each_its_own_gpu() -> None:
+    paths = []
+    for gpu in ("", "second"):
+        manifest = sim_modelserving("sim", image="engine-sim:1", gpu=gpu, labels={"team": "a"})
+        serving = ModelServing.parse(manifest)
+        (volume,) = serving.spec.engine.volumes
+        assert volume.host_path is not None
+        paths.append(volume.host_path.path)
+        (mount,) = serving.spec.engine.volume_mounts
+        assert mount.mount_path == GPU_IN_NODE, "where every engine looks for its lock"
+    assert paths == [GPU_IN_NODE, f"{GPU_IN_NODE}/second"]
+
+
 def test_a_models_own_behaviour_goes_over_what_all_do() -> None:
-    manifest = deploy.sim_modelserving(
+    manifest = sim_modelserving(
         "sim",
         image="engine-sim:1",
         models=(SimModel("mistral", env={"SIM_FAULT": "crash"}),),
