@@ -1,4 +1,4 @@
-"""The JSON body of a request: which model it asks for, and the same body for another model.
+"""The body of a request: which model it asks for, and the same body for another model.
 
 Pure. The body is never re-serialised: only the bytes of `model`'s value are ever replaced.
 """
@@ -9,26 +9,37 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from modelserving_gateway import multipart
+from modelserving_gateway.content_coding import decoded
 from modelserving_gateway.errors import invalid_body
 from modelserving_gateway.surface import Form
 
-_DECODER: Final = json.JSONDecoder()
+_DECODER: Final = json.JSONDecoder(parse_int=float)
+"""Numbers are not looked at; as a float any of them is read in time, while Python refuses integers
+of more than 4300 digits."""
+
 _MOST_VALUES: Final = 500_000
 """Each parsed value takes up to 200 bytes: 32 MiB of `{},` would take a gigabyte. A prompt of
 128,000 token ids, or a batch of three such, is well below it."""
 
+_LONGEST_FIELD: Final = 4096
+"""Bytes of a form's `model` or `stream`; a model's name or alias is a few hundred at most."""
+
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+
+_TRUE: Final = frozenset({b"1", b"on", b"t", b"true", b"y", b"yes"})
+"""What vLLM's forms take for true (pydantic's conversion from strings)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A JSON object with a `model`."""
+    """A JSON object or a form with a `model`, decompressed."""
 
     content: bytes
     model: str
     stream: bool
     """Whether the client asks for its answer as server-sent events."""
-    _text: str
+    _form: Form
     _start: int
     _end: int
 
@@ -36,7 +47,9 @@ class Body:
         """Return the body that asks for `name` instead; the same bytes when it does already."""
         if name == self.model:
             return self.content
-        return (self._text[: self._start] + json.dumps(name) + self._text[self._end :]).encode()
+        value = name if self._form is Form.MULTIPART else json.dumps(name)
+        view = memoryview(self.content)
+        return b"".join((view[: self._start], value.encode(), view[self._end :]))
 
 
 def read_body(
@@ -46,9 +59,45 @@ def read_body(
     content_encoding: bytes | None,
     limit: int,
 ) -> Body:
-    """Parse the body. Raises ApiError (400) for anything but a JSON object with a `model`."""
-    if content_encoding is not None and content_encoding.strip().lower() not in (b"", b"identity"):
-        raise invalid_body("The body must not be compressed: content-encoding is not supported.")
+    """Read the body of that form, at most `limit` bytes when it is decompressed.
+
+    Raises ApiError: 400 for what is no such body with a `model`, 413 for one that is too large, 415
+    for one in another form or coding.
+    """
+    content = decoded(content, content_encoding, limit)
+    if form is Form.MULTIPART:
+        return _read_form(content, multipart.boundary_of(content_type))
+    return _read_json(content)
+
+
+def _read_form(content: bytes, boundary: bytes) -> Body:
+    found: dict[str, multipart.Field] = {}
+    for field in multipart.fields(content, boundary):
+        if field.name not in ("model", "stream"):
+            continue
+        # Which of two counts is not the same in all servers: one that asks so is not understood.
+        if field.name in found:
+            raise invalid_body(f"`{field.name}` is given twice.", param=field.name)
+        if field.is_file or field.end - field.start > _LONGEST_FIELD:
+            raise invalid_body(f"`{field.name}` must be a short text.", param=field.name)
+        found[field.name] = field
+    model = found.get("model")
+    if model is None:
+        raise invalid_body("You must provide a `model`.", param="model")
+    try:
+        name = content[model.start : model.end].decode()
+    except UnicodeDecodeError:
+        raise invalid_body("`model` must be UTF-8.", param="model") from None
+    if not name:
+        raise invalid_body("`model` must not be empty.", param="model")
+    stream = found.get("stream")
+    asks_for_events = stream is not None and (
+        content[stream.start : stream.end].strip().lower() in _TRUE
+    )
+    return Body(content, name, asks_for_events, Form.MULTIPART, model.start, model.end)
+
+
+def _read_json(content: bytes) -> Body:
     if sum(content.count(mark) for mark in b"{[,") > _MOST_VALUES:
         raise invalid_body(f"The body holds more than {_MOST_VALUES} values.")
     try:
@@ -67,7 +116,12 @@ def read_body(
     if not isinstance(model, str) or not model:
         raise invalid_body("`model` must be a string that is not empty.", param="model")
     stream = members.get("stream", (False,))[0] is True
-    return Body(content, model, stream, text, start, end)
+    return Body(content, model, stream, Form.JSON, _offset(text, start), _offset(text, end))
+
+
+def _offset(text: str, position: int) -> int:
+    """Return the position in bytes of what is at `position` in the text."""
+    return position if text.isascii() else len(text[:position].encode())
 
 
 def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from modelserving_gateway import errors, headers, sse
+from modelserving_gateway.content_coding import is_plain
 from modelserving_gateway.errors import ApiError, Dialect
 from modelserving_gateway.headers import RawHeaders
 
@@ -62,15 +63,15 @@ class Client:
         self._interruption: Exception | None = None
 
     def body_size(self, limit: int) -> int:
-        """Return how many bytes the body will have, `limit` where it does not say.
+        """Return how many bytes the body may take, `limit` where it does not say.
 
         Raises ApiError (413) when they are more than the limit.
         """
         length = headers.first(self.headers, b"content-length")
-        if length is None:
-            return limit
-        if int(length) > limit:
+        if length is not None and int(length) > limit:
             raise errors.body_too_large(limit)
+        if length is None or not is_plain(headers.first(self.headers, b"content-encoding")):
+            return limit
         return int(length)
 
     async def read_body(self, limit: int, seconds: float) -> bytes:

@@ -54,7 +54,7 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         retry_after: float | None = None,
-        allow: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -62,7 +62,7 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
-        self.allow = allow
+        self._headers = headers
 
     @property
     def type(self) -> str:
@@ -90,14 +90,26 @@ class ApiError(Exception):
         if self.retry_after is not None:
             seconds = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(self.retry_after)))
             headers.append((b"retry-after", str(seconds).encode()))
-        if self.allow is not None:
-            headers.append((b"allow", self.allow.encode()))
-        return headers
+        return [*headers, *self._headers]
 
 
 def invalid_body(message: str, *, param: str | None = None) -> ApiError:
     """400: the body cannot be understood."""
     return ApiError(400, "invalid_body", message, param=param)
+
+
+def unsupported_encoding(given: str, accepted: tuple[str, ...]) -> ApiError:
+    """415: the body is compressed in a way that is not known here (RFC 9110, section 15.5.16)."""
+    message = f"The content-encoding {_echo(given)} is not supported; use {' or '.join(accepted)}."
+    headers = ((b"accept-encoding", ", ".join(accepted).encode()),)
+    return ApiError(415, "unsupported_content_encoding", message, headers=headers)
+
+
+def unsupported_media_type(given: str, accepted: str) -> ApiError:
+    """415: the body has another form than is read here."""
+    message = f"The content-type {_echo(given)!r} is not supported here; use {accepted}."
+    headers = ((b"accept", accepted.encode()),)
+    return ApiError(415, "unsupported_media_type", message, headers=headers)
 
 
 def body_too_large(limit: int) -> ApiError:
@@ -118,7 +130,8 @@ def path_not_found(path: str) -> ApiError:
 def method_not_allowed(method: str, path: str, allow: str) -> ApiError:
     """405: the path exists, with another method."""
     message = f"{_echo(method)} is not allowed at {_echo(path)}; use {allow}."
-    return ApiError(405, "method_not_allowed", message, allow=allow)
+    headers = ((b"allow", allow.encode()),)
+    return ApiError(405, "method_not_allowed", message, headers=headers)
 
 
 def model_not_found(model: str) -> ApiError:
@@ -175,6 +188,53 @@ def model_not_ready_in_time(model: str, seconds: float, retry_after: float) -> A
     """503: the hold budget is over."""
     message = f"The model `{model}` was not ready within {seconds:g} seconds."
     return ApiError(503, "model_not_ready_in_time", message, param="model", retry_after=retry_after)
+
+
+def model_busy_for_too_long(model: str, seconds: float) -> ApiError:
+    """503: the model is served, but the hold budget was over before its turn came."""
+    message = f"The model `{model}` had too much to do to begin within {seconds:g} seconds."
+    return ApiError(
+        503, "model_busy", message, param="model", retry_after=_QUEUE_FULL_RETRY_SECONDS
+    )
+
+
+def model_not_active(model: str, active: tuple[str, ...]) -> ApiError:
+    """409: the client does not want to wait for a swap, and the model is not active."""
+    now = f"Active now: {', '.join(active)}." if active else "No model is active now."
+    message = f"The model `{model}` is not active, and the request refuses a swap. {now}"
+    return ApiError(409, "model_not_active", message, param="model")
+
+
+def path_not_served_by_model(model: str, path: str) -> ApiError:
+    """400: the engine of the model has no such route."""
+    message = f"The model `{model}` does not serve {path}: it is a model of another kind."
+    return ApiError(400, "unsupported_by_model", message, param="model")
+
+
+def invalid_header(name: str, expected: str) -> ApiError:
+    """400: a header that asks something of the gateway cannot be understood."""
+    return ApiError(400, "invalid_header", f"The header {name} must be {expected}.", param=name)
+
+
+def engine_error(model: str, status: int, body: bytes) -> ApiError:
+    """The engine's own error, for a client to whom only an event can tell it any more."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    error = answer.get("error", answer) if isinstance(answer, dict) else None
+    fields = error if isinstance(error, dict) else {}
+    message = fields.get("message")
+    if not isinstance(message, str):
+        message = f"The engine of `{model}` answered with status {status}."
+    code = fields.get("code")
+    param = fields.get("param")
+    return ApiError(
+        status,
+        code if isinstance(code, str) else "engine_error",
+        message,
+        param=param if isinstance(param, str) else None,
+    )
 
 
 def queue_full(model: str, what: str) -> ApiError:

@@ -1,7 +1,7 @@
 """Which headers travel through the gateway, in both directions, and the request's id.
 
-Pure. Hop-by-hop headers (RFC 9110, section 7.6.1) end here; content-encoding survives, because
-bodies pass as they are.
+Pure. Hop-by-hop headers (RFC 9110, section 7.6.1) end here. An answer's content-encoding survives,
+because its body passes as it is; a request's does not, because engines get plain bodies.
 """
 
 import os
@@ -15,6 +15,9 @@ REQUEST_ID: Final = b"x-request-id"
 
 HELD_SECONDS: Final = b"x-modelserving-held-seconds"
 """On every answer of a held request: how long it waited for its model."""
+
+MODEL: Final = b"x-modelserving-model"
+"""On every answer of a model: the name it is declared by."""
 
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -30,21 +33,42 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 
-_MADE_ANEW_FOR_ENGINES: Final = frozenset({b"host", b"content-length", b"expect", REQUEST_ID})
+_MADE_ANEW_FOR_ENGINES: Final = frozenset(
+    {b"host", b"content-length", b"content-encoding", b"expect", REQUEST_ID}
+)
 """They describe the client's message to us, not ours to the engine."""
 
-_MADE_ANEW_FOR_CLIENTS: Final = frozenset(
-    {b"content-length", b"date", b"server", REQUEST_ID, HELD_SECONDS}
-)
+_MADE_ANEW_FOR_CLIENTS: Final = frozenset({b"content-length", b"date", b"server", REQUEST_ID})
 """The server that answers the client sets them for what it really sends."""
+
+_OURS: Final = b"x-modelserving-"
+"""Headers between clients and the gateway: engines neither get nor give one."""
+
+_CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
+_ACCEPT_ENCODING: Final = frozenset({b"accept-encoding"})
 
 _ACCEPTABLE_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 """Visible ASCII: an id is written to logs and sent back."""
 
 
-def to_engine(headers: Iterable[tuple[bytes, bytes]], request_id: bytes) -> RawHeaders:
-    """Return the headers of the request to the engine; names are lower case."""
-    return [*_end_to_end(headers, _MADE_ANEW_FOR_ENGINES), (REQUEST_ID, request_id)]
+def to_engine(
+    headers: Iterable[tuple[bytes, bytes]],
+    request_id: bytes,
+    *,
+    readable: bool = False,
+    credentials: bool = True,
+) -> RawHeaders:
+    """Return the headers of the request to the engine; names are lower case.
+
+    `readable`: its answer must come uncompressed. `credentials`: whether the client's own pass,
+    which they must not where they are the gateway's keys.
+    """
+    left_out = _MADE_ANEW_FOR_ENGINES
+    if readable:
+        left_out |= _ACCEPT_ENCODING
+    if not credentials:
+        left_out |= _CREDENTIALS
+    return [*_end_to_end(headers, left_out), (REQUEST_ID, request_id)]
 
 
 def to_client(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
@@ -78,5 +102,8 @@ def _end_to_end(
     return [
         (name, value)
         for name, value in lowered
-        if name not in _HOP_BY_HOP and name not in made_anew and name not in named
+        if name not in _HOP_BY_HOP
+        and name not in made_anew
+        and name not in named
+        and not name.startswith(_OURS)
     ]

@@ -35,6 +35,8 @@ class Forwarded:
     path: str
     form: Form = Form.JSON
     dialect: Dialect = Dialect.OPENAI
+    streams: bool = True
+    """Whether `stream` in the body means anything here; elsewhere engines ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,20 @@ _ENGINE_PATHS: Final = (
     Forwarded("/v1/chat/completions"),
     Forwarded("/v1/completions"),
     Forwarded("/v1/responses"),
-    Forwarded("/v1/embeddings"),
-    Forwarded("/v1/rerank"),
-    Forwarded("/v1/score"),
+    Forwarded("/v1/embeddings", streams=False),
+    Forwarded("/v1/rerank", streams=False),
+    Forwarded("/v1/score", streams=False),
     Forwarded("/v1/audio/transcriptions", Form.MULTIPART),
     Forwarded("/v1/audio/translations", Form.MULTIPART),
     Forwarded("/v1/messages", dialect=Dialect.ANTHROPIC),
-    Forwarded("/v1/messages/count_tokens", dialect=Dialect.ANTHROPIC),
+    Forwarded("/v1/messages/count_tokens", dialect=Dialect.ANTHROPIC, streams=False),
 )
 """Where vLLM 0.32 serves them (vllm/entrypoints/*/api_router.py)."""
 
-_ENGINE_PATHS_AT_THE_ROOT: Final = (Forwarded("/tokenize"), Forwarded("/detokenize"))
+_ENGINE_PATHS_AT_THE_ROOT: Final = (
+    Forwarded("/tokenize", streams=False),
+    Forwarded("/detokenize", streams=False),
+)
 """vLLM serves those two without /v1 only."""
 
 _FORWARDED: Final = {
@@ -68,7 +73,7 @@ _FORWARDED: Final = {
     **{each.path.removeprefix("/v1"): each for each in _ENGINE_PATHS},
     **{each.path: each for each in _ENGINE_PATHS_AT_THE_ROOT},
     **{"/v1" + each.path: each for each in _ENGINE_PATHS_AT_THE_ROOT},
-    "/v2/rerank": Forwarded("/v2/rerank"),
+    "/v2/rerank": Forwarded("/v2/rerank", streams=False),
 }
 
 _PAGES: Final = {

@@ -63,7 +63,6 @@ BAD_BODIES: dict[str, bytes] = {
     "deeply nested array": b'{"model": "mistral", "a": ' + b"[" * 9_000,
     "deeply nested object": b'{"a":' * 1_900,
     "deeply nested from the start": b"[" * 9_000,
-    "a huge number": b'{"model": "mistral", "n": ' + b"1" * 9_000 + b"}",
     "raw control characters": b'{"model": "mis\x00tral"}',
 }
 
@@ -142,7 +141,6 @@ CONTROL_PATHS = [
     "/health",
     "/version",
     "/v1/load_lora_adapter",
-    "/tokenize",
     "/v1/metrics",
     "/v1/chat/completions/",
     "/v1/chat/completions/../../../sleep",

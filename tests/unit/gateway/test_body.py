@@ -87,8 +87,27 @@ def test_a_name_that_is_escaped_is_the_same_name() -> None:
     assert body.for_model("coder") == b'{"m\\u006fdel": "coder"}'
 
 
-def test_identity_is_no_compression() -> None:
-    assert read_body(b'{"model": "a"}', b"identity").model == "a"
+@pytest.mark.parametrize("number", [b"1" * 9_000, b"-0.0", b"1e999", b"1.10", b"NaN"], ids=len)
+def test_numbers_of_any_size_survive(number: bytes) -> None:
+    body = read_body(b'{"n":' + number + b',"model":"a"}')
+    assert body.for_model("b") == b'{"n":' + number + b',"model":"b"}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "stream"),
+    [
+        ('"stream": true', True),
+        ('"stream": false', False),
+        ('"stream": null', False),
+        ('"stream": "true"', False),
+        ('"stream": 1', False),
+        ('"stream": [true]', False),
+        ('"x": {"stream": true}', False),
+        ('"stream": false, "stream": true', True),
+    ],
+)
+def test_whether_events_are_asked_for_is_read(fields: str, stream: bool) -> None:
+    assert read_body(f'{{"model": "a", {fields}}}'.encode()).stream is stream
 
 
 def test_a_small_body_that_would_parse_to_a_gigabyte_is_refused_before_it_is_parsed() -> None:
