@@ -66,11 +66,11 @@ class Application:
 
     async def _answer(self, client: Client, scope: Scope) -> None:
         match route(scope["method"], scope["path"]):
-            case Forwarded(path=path) as forwarded:
+            case Forwarded() as forwarded:
                 client.dialect = forwarded.dialect
                 if not self._listed():
                     raise errors.not_ready_yet()
-                await self._proxy.handle(client, path)
+                await self._proxy.handle(client, forwarded)
             case OneModel(id=wanted):
                 self._require_listing()
                 description = views.one_model(self._dispatcher.catalog, wanted)

@@ -4,7 +4,7 @@ Pure: immutable values made from the API's objects. How the objects get here is 
 and nothing is remembered here beyond the last object seen.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from modelserving_api.names import ConditionType, Reason
+from modelserving_api.quantities import parse_quantity
 from modelserving_api.resource import parse_status
 from modelserving_api.spec import ModelServingSpec
 from modelserving_api.status import ConditionStatus, ModelServingStatus
@@ -27,6 +28,19 @@ class DeclaredModel:
 
     name: str
     aliases: tuple[str, ...] = ()
+    hold_seconds: float | None = None
+    """How long its requests are held at most; None leaves it to the gateway."""
+    gpu_memory: int = 0
+    """Bytes that it needs on the card; 0 where that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedDemand:
+    """What one gateway wants of a ModelServing, as it stands in spec.requests."""
+
+    requester: str
+    model: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +59,17 @@ class Serving:
     stop_seconds: float
     """From taking its endpoint away until the engine has ended: drain and shutdown budgets."""
     requesters: frozenset[str]
-    """Whose demand stands in spec.requests."""
+    """Whose entries stand in spec.requests."""
+    demand: tuple[PublishedDemand, ...]
+    """What those entries want."""
 
     def declares(self, model: str) -> bool:
         """Say whether the model is declared here, by its name."""
         return any(each.name == model for each in self.models)
+
+    def wanted_since(self, model: str) -> datetime | None:
+        """Return since when gateways want the model of this ModelServing, None if none does."""
+        return min((each.since for each in self.demand if each.model == model), default=None)
 
     def endpoint_of(self, model: str) -> str | None:
         """Return the base URL that serves the model now, or None."""
@@ -75,6 +95,28 @@ class Catalog:
     servings: Mapping[str, Serving] = field(default_factory=dict)
     _by_model: Mapping[str, tuple[Serving, ...]] = field(default_factory=dict)
     _by_alias: Mapping[str, str] = field(default_factory=dict)
+
+    def hold_seconds(self, model: str) -> float | None:
+        """Return the longest hold budget that a ModelServing sets for the model, or None."""
+        budgets = [
+            each.hold_seconds
+            for serving in self.servings_of(model)
+            for each in serving.models
+            if each.name == model and each.hold_seconds is not None
+        ]
+        return max(budgets, default=None)
+
+    def gpu_memory(self, model: str) -> int:
+        """Return the bytes that the model needs on a card."""
+        return max(
+            (
+                each.gpu_memory
+                for serving in self.servings_of(model)
+                for each in serving.models
+                if each.name == model
+            ),
+            default=0,
+        )
 
     @classmethod
     def of(cls, servings: Iterable[Serving]) -> "Catalog":
@@ -153,7 +195,16 @@ def read_serving(body: Mapping[str, Any]) -> Serving:
             for entry in _mappings(raw_spec.get("requests"))
             if isinstance(entry.get("requester"), str)
         ),
+        demand=tuple(_published_demand(raw_spec)),
     )
+
+
+def _published_demand(raw_spec: Mapping[str, Any]) -> Iterator[PublishedDemand]:
+    for entry in _mappings(raw_spec.get("requests")):
+        for model in _mappings(entry.get("models")):
+            requester, name = entry.get("requester"), model.get("name")
+            if isinstance(requester, str) and isinstance(name, str):
+                yield PublishedDemand(requester, name, _time(model.get("since")))
 
 
 def _read_spec(raw: Mapping[str, Any]) -> _Declared:
@@ -169,7 +220,15 @@ def _read_spec(raw: Mapping[str, Any]) -> _Declared:
         return _Declared(_declared_at_least(raw), problem=problem)
     problem = "; ".join(f"spec.{path}: {message}" for path, message in spec.problems())
     return _Declared(
-        tuple(DeclaredModel(model.name, tuple(model.aliases)) for model in spec.models),
+        tuple(
+            DeclaredModel(
+                model.name,
+                tuple(model.aliases),
+                model.hold_timeout_seconds,
+                int(parse_quantity(model.gpu_memory)),
+            )
+            for model in spec.models
+        ),
         spec.active_model,
         spec.swap.drain_timeout_seconds + spec.engine.shutdown_timeout_seconds + _STOP_SLACK,
         problem or None,
@@ -206,9 +265,10 @@ def _is_http_url(endpoint: str | None) -> bool:
 
 def _time(value: Any) -> datetime:
     try:
-        return datetime.fromisoformat(value)
+        moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return datetime.fromtimestamp(0, UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from modelserving_api.names import GROUP, KIND, VERSION
 from modelserving_gateway.catalog import Catalog
 from modelserving_gateway.queueing import Waiting
-from modelserving_gateway.routing import Forward, Hold, decide
+from modelserving_gateway.routing import Hold, Refuse, decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,10 @@ wanted and since when; how many is worth less."""
 
 
 def demand_by_serving(
-    waiting: Mapping[str, Waiting], catalog: Catalog, now: datetime
+    waiting: Mapping[str, Waiting],
+    catalog: Catalog,
+    now: datetime,
+    in_flight: Mapping[str, int] | None = None,
 ) -> dict[str, dict[str, Demand]]:
     """Return what is wanted of each ModelServing, by model.
 
@@ -43,10 +46,11 @@ def demand_by_serving(
     """
     demand: dict[str, dict[str, Demand]] = {}
     for model, queue in waiting.items():
-        decision = decide(catalog, model, now)
-        if isinstance(decision, Forward | Hold):
-            wanted = demand.setdefault(decision.serving, {})
-            wanted[model] = Demand(queue.count, queue.oldest)
+        decision = decide(catalog, model, now, in_flight)
+        if isinstance(decision, Refuse):
+            continue
+        serving = decision.serving if isinstance(decision, Hold) else decision.targets[0].serving
+        demand.setdefault(serving, {})[model] = Demand(queue.count, queue.oldest)
     return demand
 
 

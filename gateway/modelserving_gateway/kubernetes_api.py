@@ -27,8 +27,12 @@ _WATCH_SLACK_SECONDS: Final = 15.0
 
 
 @asynccontextmanager
-async def open_cluster(namespace: str) -> AsyncIterator["KubernetesCluster"]:
+async def open_cluster(
+    namespace: str, label_selector: str = ""
+) -> AsyncIterator["KubernetesCluster"]:
     """Connect with the Pod's service account, or where there is none with $KUBECONFIG.
+
+    Only ModelServings with those labels are there, if any are given.
 
     Raises ClusterError when neither is there.
     """
@@ -47,13 +51,15 @@ async def open_cluster(namespace: str) -> AsyncIterator["KubernetesCluster"]:
             f"no way to the Kubernetes API: {error}; run in a Pod, or set KUBECONFIG"
         ) from error
     async with client.ApiClient(configuration) as api_client:
-        yield KubernetesCluster(api_client, namespace)
+        yield KubernetesCluster(api_client, namespace, label_selector)
 
 
 class KubernetesCluster:
     """The ModelServings of one namespace of a real cluster."""
 
-    def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
+    def __init__(
+        self, api_client: client.ApiClient, namespace: str, label_selector: str = ""
+    ) -> None:
         self._api = client.CustomObjectsApi(api_client)
         self._where: dict[str, Any] = {
             "group": GROUP,
@@ -61,12 +67,15 @@ class KubernetesCluster:
             "namespace": namespace,
             "plural": PLURAL,
         }
+        self._label_selector = label_selector
 
     async def list_servings(self) -> Listing:
         """Return all ModelServings. Raises ClusterError."""
         with _converted_errors():
             listing = await self._api.list_namespaced_custom_object(
-                **self._where, _request_timeout=_REQUEST_TIMEOUT_SECONDS
+                **self._where,
+                label_selector=self._label_selector,
+                _request_timeout=_REQUEST_TIMEOUT_SECONDS,
             )
         return Listing(tuple(listing["items"]), listing["metadata"]["resourceVersion"])
 
@@ -75,6 +84,7 @@ class KubernetesCluster:
         with _converted_errors():
             response = await self._api.list_namespaced_custom_object_without_preload_content(
                 **self._where,
+                label_selector=self._label_selector,
                 watch=True,
                 resource_version=resource_version,
                 allow_watch_bookmarks=True,

@@ -53,7 +53,10 @@ class Gateway:
 
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._settings = settings
-        self._dispatcher = Dispatcher(Limits(settings.max_held_requests, settings.max_held_bytes))
+        limits = Limits(
+            settings.max_held_requests, settings.max_held_requests_all, settings.max_held_bytes
+        )
+        self._dispatcher = Dispatcher(limits, settings.max_in_flight)
         self._metrics = Metrics(self._dispatcher.waiting)
         self._upstreams = Upstreams(
             connect_timeout=settings.upstream_connect_timeout_seconds,
@@ -165,7 +168,7 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with open_cluster(settings.namespace) as cluster:
+    async with open_cluster(settings.namespace, settings.label_selector) as cluster:
         await Gateway(settings, cluster).serve(stop)
 
 

@@ -75,6 +75,11 @@ class Metrics:
         self.retries = self._counter(
             "retries_total", "Requests put back because their engine was lost.", ["model"]
         )
+        self.fallbacks = self._counter(
+            "fallbacks_total",
+            "Requests answered by another model, since theirs was not active.",
+            ["model", "answered_by"],
+        )
         self.upstream_failures = self._counter(
             "upstream_failures_total", "Failures of engines, by kind.", ["model", "kind"]
         )

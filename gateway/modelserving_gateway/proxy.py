@@ -1,61 +1,43 @@
-"""The life of a forwarded request: read, decide, hold, send, retry, pass the answer on, account.
+"""The life of a forwarded request: read, wait for its turn, send, retry, pass on, account.
 
-Raw ASGI, since this is the hot path. What is decided is routing.py's, what waits dispatch.py's.
+Raw ASGI, since this is the hot path. Where a request may go and when is dispatch.py's, what comes
+back is passing.py's.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
-from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.body import read_body
+from modelserving_gateway import errors, estimate, headers, sse
+from modelserving_gateway.answer_model import answer_model
+from modelserving_gateway.body import Body, read_body
 from modelserving_gateway.body_budget import BodyBudget
-from modelserving_gateway.client import Client, ClientLeftError, Sent
-from modelserving_gateway.departing import Departure, before_abort, departure
-from modelserving_gateway.dispatch import Dispatcher
+from modelserving_gateway.client import Client, ClientLeftError
+from modelserving_gateway.dispatch import Dispatcher, Turn
 from modelserving_gateway.errors import ApiError
-from modelserving_gateway.headers import RawHeaders
+from modelserving_gateway.exchange import Exchange
+from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.metrics import Metrics
-from modelserving_gateway.queueing import Held, QueueFullError
-from modelserving_gateway.routing import Forward, Refuse, retry_after_seconds
+from modelserving_gateway.passing import Asked, pass_on
+from modelserving_gateway.priority import Priority
+from modelserving_gateway.queueing import QueueFullError
+from modelserving_gateway.routing import Refuse, fallback
 from modelserving_gateway.settings import Settings
-from modelserving_gateway.surface import Form
-from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError, Upstreams
+from modelserving_gateway.surface import Forwarded
+from modelserving_gateway.upstream import FailureKind, UpstreamError, Upstreams
+from modelserving_gateway.wishes import read_wishes
 
 CLIENT_LEFT_STATUS: Final = 499
 """What logs and metrics call a client that left; nobody receives it (nginx's convention)."""
 
-_MAX_WHOLE_ANSWER: Final = 4_194_304
-"""4 MiB: a plain answer is passed on once it is whole, so that an engine which dies amid it becomes
-a 502. No completion is larger; of a larger batch of embeddings the rest is streamed."""
-
 _FIRST_RETRY_SECONDS: Final = 0.25
 _LONGEST_RETRY_SECONDS: Final = 5.0
-"""Between tries at an endpoint that failed. The operator takes a lost engine's endpoint out within
-a second or two; then the request waits for the next one instead."""
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known of one request so far; `held` is its place among all requests."""
-
-    client: Client
-    started: float
-    path: str
-    model: str = ""
-    held: Held | None = None
-    was_held: bool = False
-    held_seconds: float = 0.0
-    first_byte_seconds: float | None = None
-    reached_engine: int = 0
-    """How often an engine may have begun with it and was then lost."""
-    failures: int = 0
-    failed_endpoint: str | None = None
-    retry_at: float = 0.0
-    error: str | None = None
+"""Between tries at an endpoint that has lost the request, which may be what the engine dies of. The
+operator takes a lost engine's endpoint out within a second or two; then the request waits for the
+next one instead."""
 
 
 class Proxy:
@@ -83,33 +65,35 @@ class Proxy:
         for client in tuple(self._running):
             client.interrupt(errors.shutting_down())
 
-    async def handle(self, client: Client, path: str) -> None:
-        """Answer a request for the engine's `path`, whatever happens. Raises nothing."""
-        exchange = Exchange(client, time.monotonic(), path)
+    async def handle(self, client: Client, route: Forwarded) -> None:
+        """Answer a request for an engine, whatever happens. Raises nothing."""
+        exchange = Exchange(client, route, time.monotonic())
         self._running.add(client)
         try:
             await self._exchange(exchange)
         except ClientLeftError:
             client.status = CLIENT_LEFT_STATUS
         except ApiError as error:
-            exchange.error = error.code
+            exchange.error = error
             self._metrics.rejected.labels(error.code).inc()
-            await client.fail(error)
+            await _tell(exchange, error)
         finally:
+            if exchange.keepalive is not None:
+                exchange.keepalive.cancel()
             self._running.discard(client)
             self._account(exchange)
 
     async def _exchange(self, exchange: Exchange) -> None:
         client, limit = exchange.client, self._settings.max_body_bytes
+        exchange.wishes = read_wishes(client.headers, usual=Priority.NORMAL, most=Priority.HIGH)
         with self._bodies.share(client.body_size(limit)) as share:
             content = await self._read(exchange)
             share.shrink(len(content))
-            await self._answer(exchange, content)
-
-    async def _answer(self, exchange: Exchange, content: bytes) -> None:
-        exchange.held = self._dispatcher.ticket(exchange.model, len(content))
-        async with exchange.client.attended():
-            await self._until_answered(exchange, content)
+            exchange.held = self._dispatcher.ticket(
+                exchange.model, len(content), exchange.wishes.priority
+            )
+            async with client.attended():
+                await self._until_answered(exchange, content)
 
     async def _read(self, exchange: Exchange) -> bytes:
         """Return the body for the engine, and nothing else of it: it may be held for minutes."""
@@ -117,67 +101,121 @@ class Proxy:
         content = await client.read_body(settings.max_body_bytes, settings.body_timeout_seconds)
         body = read_body(
             content,
-            Form.JSON,
+            exchange.route.form,
             headers.first(client.headers, b"content-type"),
             headers.first(client.headers, b"content-encoding"),
             settings.max_body_bytes,
         )
-        model = self._dispatcher.catalog.model_called(body.model)
+        exchange.model = self._choose_model(exchange, body)
+        exchange.budget = min(
+            self._dispatcher.catalog.hold_seconds(exchange.model) or settings.hold_timeout_seconds,
+            exchange.wishes.hold_seconds,
+        )
+        if body.stream:
+            exchange.keepalive = KeepAlive(
+                client,
+                settings.hold_grace_seconds,
+                settings.keepalive_seconds,
+                lambda: self._progress(exchange),
+            )
+        return body.for_model(exchange.model)
+
+    def _choose_model(self, exchange: Exchange, body: Body) -> str:
+        """Return the declared model that is to answer. Raises ApiError (404)."""
+        catalog = self._dispatcher.catalog
+        model = catalog.model_called(body.model)
         if model is None:
             raise errors.model_not_found(body.model)
-        exchange.model = model
-        return body.for_model(model)
+        others = exchange.wishes.fallback
+        other = fallback(catalog, model, others, lambda _: True) if others else None
+        if other is None:
+            exchange.names = answer_model(body.model, model)
+        else:
+            self._metrics.fallbacks.labels(model, other).inc()
+        chosen = other or model
+        exchange.client.answer_headers[headers.MODEL] = chosen.encode()
+        return chosen
 
     async def _until_answered(self, exchange: Exchange, content: bytes) -> None:
-        """Hold and forward in turns until there is an answer, or a reason why there is none."""
-        until = exchange.started + self._settings.hold_timeout_seconds
+        """Wait for a turn and forward, again and again until there is an answer or an error."""
         while True:
-            decision = self._dispatcher.decide(exchange.model)
-            if isinstance(decision, Refuse):
-                raise decision.error
-            if not isinstance(decision, Forward):
-                await self._hold(exchange, until)
-            elif decision.endpoint == exchange.failed_endpoint and (
-                time.monotonic() < exchange.retry_at
-            ):
-                await self._hold(exchange, min(until, exchange.retry_at), decision.endpoint)
-            else:
+            with await self._turn(exchange) as turn:
                 try:
-                    await self._forward(exchange, decision, content)
+                    await self._forward(exchange, turn, content)
                 except UpstreamError as failure:
-                    self._take_failure(exchange, decision.endpoint, failure)
+                    self._take_failure(exchange, turn, failure)
                 else:
                     return
 
-    async def _hold(self, exchange: Exchange, until: float, avoid: str | None = None) -> None:
-        """Wait for a change. Raises ApiError when the budget is over or the queue is full."""
+    async def _turn(self, exchange: Exchange) -> Turn:
+        """Return the request's turn. Raises ApiError when there will be none."""
+        if exchange.avoid is None:
+            turn = self._dispatcher.turn_at_once(exchange.model)
+            if turn is not None:
+                return turn
         begun = time.monotonic()
-        if begun >= exchange.started + self._settings.hold_timeout_seconds:
-            raise self._out_of_time(exchange)
-        assert exchange.held is not None  # noqa: S101
-        admitted = exchange.was_held or exchange.failures > 0
-        exchange.was_held = True
         try:
-            # The event loop's clock is time.monotonic, in asyncio's own and in uvloop's.
-            await self._dispatcher.hold(exchange.held, until, admitted=admitted, avoid=avoid)
+            granted = await self._wait_for_turn(exchange)
         except QueueFullError as full:
-            exchange.was_held = False
             raise errors.queue_full(exchange.model, str(full)) from None
         finally:
-            exchange.held_seconds += time.monotonic() - begun
-            held = f"{exchange.held_seconds:.3f}".encode()
-            exchange.client.answer_headers[headers.HELD_SECONDS] = held
+            self._count_wait(exchange, time.monotonic() - begun)
+        if isinstance(granted, Refuse):
+            raise granted.error
+        return granted
+
+    async def _wait_for_turn(self, exchange: Exchange) -> Turn | Refuse:
+        assert exchange.held is not None  # noqa: S101
+        with self._dispatcher.queued(
+            exchange.held,
+            admitted=exchange.was_held or exchange.failures > 0,
+            may_swap=exchange.wishes.may_swap,
+            avoid=exchange.avoid,
+            avoid_until=exchange.avoid_until,
+        ) as waiter:
+            if not waiter.granted.done():
+                exchange.was_held = True
+                if exchange.keepalive is not None:
+                    exchange.keepalive.begin()
+                left = max(0.0, exchange.until - time.monotonic())
+                await asyncio.wait({waiter.granted}, timeout=left)
+            if not waiter.granted.done():
+                raise self._out_of_time(exchange)
+            return waiter.take()
+
+    def _count_wait(self, exchange: Exchange, seconds: float) -> None:
+        if not exchange.was_held:
+            return
+        exchange.held_seconds += seconds
+        held = f"{exchange.held_seconds:.3f}".encode()
+        exchange.client.answer_headers[headers.HELD_SECONDS] = held
 
     def _out_of_time(self, exchange: Exchange) -> ApiError:
         if exchange.reached_engine:
             return errors.upstream_failed(exchange.model, exchange.reached_engine)
+        if self._dispatcher.is_crowded(exchange.model):
+            return errors.model_busy_for_too_long(exchange.model, exchange.budget)
         return errors.model_not_ready_in_time(
             exchange.model,
-            self._settings.hold_timeout_seconds,
-            retry_after_seconds(self._dispatcher.catalog, exchange.model),
+            exchange.budget,
+            estimate.retry_after_seconds(self._dispatcher.catalog, exchange.model, _now()),
         )
 
-    def _take_failure(self, exchange: Exchange, endpoint: str, failure: UpstreamError) -> None:
+    def _progress(self, exchange: Exchange) -> bytes:
+        """Return the comment for a client that is held."""
+        seconds = time.monotonic() - exchange.started
+        assert exchange.held is not None  # noqa: S101
+        told = f"modelserving model={exchange.model} waited_seconds={seconds:.0f}"
+        if self._dispatcher.is_active(exchange.model):
+            ahead = self._dispatcher.ahead_of(exchange.held)
+            return sse.comment(f"{told} state=Ready requests_ahead={ahead}")
+        servings = self._dispatcher.catalog.servings_of(exchange.model)
+        if not servings:
+            return sse.comment(told)
+        state, left = estimate.progress(servings, exchange.model, _now())
+        return sse.comment(f"{told} state={state} estimated_seconds={left:.0f}")
+
+    def _take_failure(self, exchange: Exchange, turn: Turn, failure: UpstreamError) -> None:
         """Note a failure; raises ApiError when the request must not be sent again."""
         self._metrics.upstream_failures.labels(exchange.model, failure.kind).inc()
         if failure.kind is FailureKind.SILENT:
@@ -187,135 +225,77 @@ class Proxy:
             raise errors.upstream_lost(exchange.model) from failure
         if failure.kind is FailureKind.LOST:
             exchange.reached_engine += 1
-        if exchange.reached_engine >= self._settings.max_upstream_attempts:
-            raise errors.upstream_failed(exchange.model, exchange.reached_engine) from failure
-        exchange.retry_at = time.monotonic() + _pause(exchange.failures, failure.kind)
+            if exchange.reached_engine >= self._settings.max_upstream_attempts:
+                raise errors.upstream_failed(exchange.model, exchange.reached_engine) from failure
+            self._avoid(exchange, turn.target.endpoint)
+        else:
+            # It has seen nothing of this request, and nobody else's would fare better.
+            turn.not_reached()
         exchange.failures += 1
-        exchange.failed_endpoint = endpoint
         self._metrics.retries.labels(exchange.model).inc()
         self._log.warning(
             "engine failed before its answer; the request is put back",
             id=exchange.client.request_id.decode(),
             model=exchange.model,
-            endpoint=endpoint,
+            endpoint=turn.target.endpoint,
             error=str(failure),
             attempt=exchange.failures,
         )
 
-    async def _forward(self, exchange: Exchange, to: Forward, content: bytes) -> None:
-        """Send to the engine and pass its answer on. Raises UpstreamError."""
+    def _avoid(self, exchange: Exchange, endpoint: str) -> None:
+        """Wait before the engine that has lost a request gets it again.
+
+        Not after the first time: mostly a kept connection was closed by the engine, and the next
+        one is new.
+        """
+        again = exchange.reached_engine - 2
+        if again < 0:
+            return
+        exchange.avoid = endpoint
+        pause = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(again, 9))
+        # The event loop's clock is time.monotonic, in asyncio's own and in uvloop's.
+        exchange.avoid_until = time.monotonic() + pause
+
+    async def _forward(self, exchange: Exchange, turn: Turn, content: bytes) -> None:
+        """Send to the engine and pass its answer on. Raises UpstreamError, ApiError."""
         client = exchange.client
         begun = time.monotonic()
         in_flight = self._metrics.in_flight.labels(exchange.model)
         in_flight.inc()
         try:
-            to_engine = headers.to_engine(client.headers, client.request_id)
             async with self._upstreams.post(
-                to.endpoint, exchange.path, to_engine, content, patience=to.stop_seconds
+                turn.target.endpoint,
+                exchange.route.path,
+                headers.to_engine(
+                    client.headers, client.request_id, readable=exchange.names is not None
+                ),
+                content,
+                patience=turn.target.stop_seconds,
             ) as answer:
                 exchange.first_byte_seconds = time.monotonic() - begun
-                await _pass_on(client, answer)
+                if exchange.keepalive is not None:
+                    await exchange.keepalive.end()
+                asked = Asked(exchange.model, exchange.route.path, exchange.names)
+                await pass_on(client, answer, asked)
+                turn.answered()
         finally:
             in_flight.dec()
 
     def _account(self, exchange: Exchange) -> None:
-        client = exchange.client
-        status = client.status or 500
-        self._metrics.requests.labels(exchange.model, str(status)).inc()
+        metrics = self._metrics
+        metrics.requests.labels(exchange.model, str(exchange.status)).inc()
         if exchange.was_held:
-            self._metrics.held_seconds.labels(exchange.model).observe(exchange.held_seconds)
+            metrics.held_seconds.labels(exchange.model).observe(exchange.held_seconds)
         if exchange.first_byte_seconds is not None:
-            self._metrics.first_byte_seconds.labels(exchange.model).observe(
-                exchange.first_byte_seconds
-            )
-        self._log.info(
-            "request",
-            id=client.request_id.decode(),
-            path=exchange.path,
-            model=exchange.model,
-            status=status,
-            error=exchange.error,
-            held_seconds=round(exchange.held_seconds, 3),
-            first_byte_seconds=_rounded(exchange.first_byte_seconds),
-            total_seconds=round(time.monotonic() - exchange.started, 3),
-            retries=exchange.failures,
-            bytes=client.bytes_sent,
-        )
+            metrics.first_byte_seconds.labels(exchange.model).observe(exchange.first_byte_seconds)
+        self._log.info("request", **exchange.line())
 
 
-def _pause(failures: int, kind: FailureKind) -> float:
-    """Return the seconds until the failed endpoint is tried again, after so many failures."""
-    if failures == 0 and kind is FailureKind.LOST:
-        return 0.0  # Mostly a kept connection that the engine has closed: the next one is new.
-    return min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(failures, 10))
+async def _tell(exchange: Exchange, error: ApiError) -> None:
+    if exchange.keepalive is not None:
+        await exchange.keepalive.end()
+    await exchange.client.fail(error)
 
 
-async def _pass_on(client: Client, answer: Answer) -> None:
-    answer_headers = headers.to_client(answer.headers)
-    if sse.is_event_stream(
-        headers.first(answer.headers, b"content-type"),
-        headers.first(answer.headers, b"content-encoding"),
-    ):
-        await _pass_events(client, answer, answer_headers)
-    else:
-        await _pass_plain(client, answer, answer_headers)
-
-
-async def _pass_events(client: Client, answer: Answer, answer_headers: RawHeaders) -> None:
-    lines = sse.WholeLines()
-    async for chunk in answer.chunks():
-        events = lines.feed(chunk)
-        passed_on = before_abort(events)
-        if client.sent is Sent.NOTHING:
-            if passed_on == b"":
-                raise UpstreamError(FailureKind.LOST, "it gave up before its answer")
-            await client.start(answer.status, answer_headers, Sent.EVENTS)
-        if passed_on is not None:
-            await client.write(passed_on)
-            raise UpstreamError(FailureKind.LOST, "it gave up amid its answer", amid_answer=True)
-        await client.write(events)
-    await client.finish(lines.finish())
-
-
-async def _pass_plain(client: Client, answer: Answer, answer_headers: RawHeaders) -> None:
-    chunks = answer.chunks()
-    parts, whole = await _first_bytes(chunks)
-    if whole:
-        body = b"".join(parts)
-        _require_staying(answer.status, body)
-        await client.answer(answer.status, answer_headers, body)
-        return
-    length = headers.first(answer.headers, b"content-length")
-    if length is not None:
-        answer_headers = [*answer_headers, (b"content-length", length)]
-    await client.start(answer.status, answer_headers, Sent.PLAIN)
-    for part in parts:
-        await client.write(part)
-    async for chunk in chunks:
-        await client.write(chunk)
-    await client.finish()
-
-
-def _require_staying(status: int, body: bytes) -> None:
-    """Raise UpstreamError when the answer is that of an engine which is going away."""
-    match departure(status, body):
-        case Departure.NOT_BEGUN:
-            raise UpstreamError(FailureKind.DEPARTING, "it is shutting down")
-        case Departure.BROKEN_OFF:
-            raise UpstreamError(FailureKind.LOST, "it has given up")
-
-
-async def _first_bytes(chunks: AsyncIterator[bytes]) -> tuple[list[bytes], bool]:
-    """Read until the end, or until there is more than a whole answer may have."""
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        parts.append(chunk)
-        size += len(chunk)
-        if size > _MAX_WHOLE_ANSWER:
-            return parts, False
-    return parts, True
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _now() -> datetime:
+    return datetime.now(UTC)

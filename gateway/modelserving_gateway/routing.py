@@ -1,8 +1,10 @@
 """Where a request for a model goes now: forward, hold, or refuse, as data with its reason.
 
-Pure. Nothing is remembered from one decision to the next.
+Pure. Nothing is remembered from one decision to the next: gateways that see the same ModelServings
+decide the same, and what one of them has published the others follow.
 """
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -11,19 +13,24 @@ from modelserving_api.status import ModelState
 from modelserving_gateway import errors
 from modelserving_gateway.catalog import Catalog, Serving
 from modelserving_gateway.errors import ApiError
-
-_UNMEASURED_LOAD_SECONDS: Final = 30.0
-"""A 7B model from a local disk; only used until the first load has been measured."""
+from modelserving_gateway.estimate import load_seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
-    """The model is served at this base URL."""
+class Target:
+    """A base URL that serves the model now."""
 
     endpoint: str
     serving: str
     stop_seconds: float
     """How long its engine may go on with what runs, once the endpoint is taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The model is served: everywhere that it is."""
+
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +49,102 @@ class Refuse:
 
 Decision = Forward | Hold | Refuse
 
+ANY_ACTIVE: Final = "*"
+"""In a list of fallbacks: whatever is active, the largest model first."""
 
-def decide(catalog: Catalog, model: str, now: datetime) -> Decision:
-    """Decide about a model by its name; `now` has a time zone."""
+
+def decide(
+    catalog: Catalog, model: str, now: datetime, in_flight: Mapping[str, int] | None = None
+) -> Decision:
+    """Decide about a model by its name; `now` has a time zone.
+
+    `in_flight` is what this gateway has running, by endpoint.
+    """
     servings = catalog.servings_of(model)
     if not servings:
         return Refuse(errors.model_not_found(model))
-    for serving in servings:
-        if (endpoint := serving.endpoint_of(model)) is not None:
-            return Forward(endpoint, serving.name, serving.stop_seconds)
+    targets = active_targets(servings, model)
+    if targets:
+        return Forward(targets)
     problems = [(serving, _problem(serving, model, now)) for serving in servings]
     able = [serving for serving, problem in problems if problem is None]
     if able:
-        # Demand belongs where the model is being loaded already, else both would swap.
-        chosen = min(able, key=lambda serving: serving.status.target_model != model)
-        return Hold(chosen.name)
+        return Hold(_cheapest(able, model, in_flight or {}).name)
     return Refuse(next(problem for _, problem in problems if problem is not None))
+
+
+def active_targets(servings: Iterable[Serving], model: str) -> tuple[Target, ...]:
+    """Return where the model is served now."""
+    return tuple(
+        Target(endpoint, serving.name, serving.stop_seconds)
+        for serving in servings
+        if (endpoint := serving.endpoint_of(model)) is not None
+    )
+
+
+def fallback(
+    catalog: Catalog, wanted: str, others: Iterable[str], may_use: Callable[[str], bool]
+) -> str | None:
+    """Return the first of the other models that is served now, when the wanted one is not.
+
+    The others are names or aliases in the client's order; what does not exist is passed over.
+    """
+    if active_targets(catalog.servings_of(wanted), wanted):
+        return None
+    for name in others:
+        candidates = _largest_first(catalog) if name == ANY_ACTIVE else [catalog.model_called(name)]
+        for model in candidates:
+            if (
+                model is not None
+                and may_use(model)
+                and active_targets(catalog.servings_of(model), model)
+            ):
+                return model
+    return None
+
+
+def active_models(catalog: Catalog) -> tuple[str, ...]:
+    """Return the models that are served now, by name."""
+    return tuple(
+        model for model in catalog.models() if active_targets(catalog.servings_of(model), model)
+    )
+
+
+def _largest_first(catalog: Catalog) -> list[str]:
+    return sorted(catalog.models(), key=lambda model: (-catalog.gpu_memory(model), model))
+
+
+def _cheapest(able: list[Serving], model: str, in_flight: Mapping[str, int]) -> Serving:
+    """Return where swapping the model in costs least now.
+
+    Where it is being loaded already, else two would swap; then where gateways want it already, the
+    longest first, which is how they agree; then where nothing is lost by swapping; then where it
+    loads fastest.
+    """
+
+    def cost(serving: Serving) -> tuple[object, ...]:
+        since = serving.wanted_since(model)
+        return (
+            serving.status.target_model != model,
+            (since is None, since),
+            _busyness(serving, in_flight),
+            load_seconds(serving, model),
+            serving.name,
+        )
+
+    return min(able, key=cost)
+
+
+def _busyness(serving: Serving, in_flight: Mapping[str, int]) -> int:
+    """Return 0 for a free GPU, 1 for an idle model on it, 2 when others need what is there."""
+    status = serving.status
+    others_want = any(demand.model != status.active_model for demand in serving.demand)
+    if status.target_model is not None or others_want:
+        return 2
+    if status.active_model is None:
+        return 0
+    running = in_flight.get(status.endpoint or "", 0)
+    return 2 if running or serving.demand else 1
 
 
 def _problem(serving: Serving, model: str, now: datetime) -> ApiError | None:
@@ -74,13 +161,3 @@ def _problem(serving: Serving, model: str, now: datetime) -> ApiError | None:
         if wait > 0:
             return errors.model_load_failed(model, status.reason, status.message, wait)
     return None
-
-
-def retry_after_seconds(catalog: Catalog, model: str) -> float:
-    """Return when a client may try again: what loading the model was measured to cost."""
-    measured = [
-        seconds
-        for serving in catalog.servings_of(model)
-        if (seconds := serving.status.model(model).load_seconds) is not None
-    ]
-    return min(measured, default=_UNMEASURED_LOAD_SECONDS)

@@ -46,6 +46,24 @@ class Settings(BaseSettings):
         description="How long a request may wait for its model: the default loadTimeoutSeconds of"
         " a model, so that one whole load fits.",
     )
+    hold_grace_seconds: float = Field(
+        default=5,
+        ge=0,
+        description="A streaming request that is held longer gets the head of its answer and"
+        " comments, so that nothing between it and us cuts it off. Within that time an error still"
+        " has a status of its own.",
+    )
+    keepalive_seconds: float = Field(
+        default=10,
+        gt=0,
+        le=10,
+        description="Between those comments. Some clients give up after 20 s of silence, common"
+        " load balancers after 50 or 60.",
+    )
+    label_selector: str = Field(
+        default="",
+        description="Which ModelServings of the namespace are served; empty for all of them.",
+    )
     max_body_bytes: int = Field(
         default=33_554_432,
         gt=0,
@@ -62,6 +80,18 @@ class Settings(BaseSettings):
         gt=0,
         description="Held requests for each model; what a GPU answers in some minutes. More would"
         " only time out later.",
+    )
+    max_held_requests_all: int = Field(
+        default=5000,
+        gt=0,
+        description="Held requests for all models together; each takes memory beside its body.",
+    )
+    max_in_flight: int = Field(
+        default=256,
+        gt=0,
+        description="Requests that this gateway lets run on one engine; the rest waits here, in its"
+        " order. vLLM runs 256 at a time by default (--max-num-seqs): what it has beyond that"
+        " waits there, where no priority counts and a swap drains it first.",
     )
     max_held_bytes: int = Field(
         default=268_435_456,

@@ -44,6 +44,16 @@ class WholeLines:
         return rest
 
 
+def event(data: bytes) -> bytes:
+    """Return an event with those data, each line of them in a line of its own."""
+    return b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""]) + b"\n"
+
+
+def comment(text: str) -> bytes:
+    """Return a comment, which clients pass over; `text` is one line."""
+    return f": {text}\n\n".encode()
+
+
 def error_event(error: ApiError, dialect: Dialect = Dialect.OPENAI) -> bytes:
     """Return the event that ends a stream; the blank line before it ends a started event."""
     name = b"event: error\n" if dialect is Dialect.ANTHROPIC else b""

@@ -99,7 +99,9 @@ async def test_demand_is_the_models_name_even_when_an_alias_was_asked_for(
     await gateway.held(2)
     await eventually(lambda: cluster.demand() == {"mistral": 2}, seconds=3)
     cluster.set_status("l4", activeModel="mistral", endpoint=engine.url)
-    assert [answer.json()["model"] for answer in await asyncio.gather(*asking)] == ["mistral"] * 2
+    answers = await asyncio.gather(*asking)
+    assert [request.json["model"] for request in engine.requests] == ["mistral"] * 2
+    assert [answer.json()["model"] for answer in answers] == ["gpt-4", "mistral"]
 
 
 async def test_demand_is_renewed_while_it_lasts(start: Start, engine: Engine) -> None:

@@ -1,20 +1,25 @@
-"""The queue of held requests: arrival order, bounds, and nothing dropped."""
+"""The queue of held requests: earliest due first, bounds, and nothing dropped or starved."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
+from modelserving_gateway.priority import HANDICAP_SECONDS, Priority
 from modelserving_gateway.queueing import Held, HeldRequests, Limits, QueueFullError
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
-LIMITS = Limits(requests_each_model=3, bytes_all=100)
+LIMITS = Limits(requests_each_model=3, requests_all=5, bytes_all=100)
 
 
-def held(sequence: int, model: str = "coder", size: int = 10) -> Held:
-    return Held(sequence, model, size, START + timedelta(seconds=sequence))
+def held(
+    sequence: int, model: str = "coder", size: int = 10, priority: Priority = Priority.NORMAL
+) -> Held:
+    """Return the request that arrived as the so-many-eth, one a second."""
+    due = sequence + HANDICAP_SECONDS[priority]
+    return Held(sequence, model, size, START + timedelta(seconds=sequence), due)
 
 
 def test_a_request_that_was_put_back_is_at_its_old_place() -> None:
@@ -33,6 +38,26 @@ def test_a_full_queue_of_one_model_leaves_room_for_others() -> None:
     with pytest.raises(QueueFullError, match="3 requests"):
         queue.admit(held(3))
     queue.admit(held(4, "mistral"))
+
+
+def test_requests_are_bounded_over_all_models() -> None:
+    queue = HeldRequests(LIMITS)
+    for sequence, model in enumerate("aabbc"):
+        queue.admit(held(sequence, model))
+    with pytest.raises(QueueFullError, match="5 requests are held for all"):
+        queue.admit(held(5, "c"))
+
+
+def test_a_more_urgent_class_goes_before_what_arrived_within_its_head_start_and_no_more() -> None:
+    queue = HeldRequests(Limits(10, 10, 1000))
+    low, normal, late_normal = held(0, priority=Priority.LOW), held(1), held(80)
+    urgent, later = held(31, priority=Priority.HIGH), held(121, priority=Priority.HIGH)
+    for each in (low, normal, late_normal, later, urgent):
+        queue.admit(each)
+    order = [each.sequence for each in queue.in_order("coder")]
+    assert order == [1, 31, 80, 0, 121]
+    assert [queue.ahead_of(each) for each in (normal, urgent, low)] == [0, 1, 3]
+    assert queue.waiting()["coder"].oldest == low.arrived
 
 
 def test_bytes_are_bounded_over_all_models() -> None:
@@ -61,6 +86,11 @@ def test_leaving_twice_counts_once() -> None:
     assert (queue.size, len(queue), queue.waiting(), queue.models()) == (0, 0, {}, ())
 
 
+def in_order(requests: list[Held]) -> list[Held]:
+    """Return the earliest due first; of two that are due together, the one that came first."""
+    return sorted(requests, key=lambda each: (each.due, each.sequence))
+
+
 class Life(RuleBasedStateMachine):
     """Random arrivals, leaves, releases and failures against a model that is a plain list.
 
@@ -80,12 +110,19 @@ class Life(RuleBasedStateMachine):
     def of(self, model: str) -> list[Held]:
         return [each for each in self.inside if each.model == model]
 
-    @rule(target=requests, model=st.sampled_from("abc"), size=st.integers(0, 60))
-    def arrive(self, model: str, size: int) -> object:
-        self.sequence += 1
-        request = held(self.sequence, model, size)
+    @rule(
+        target=requests,
+        model=st.sampled_from("abc"),
+        size=st.integers(0, 60),
+        priority=st.sampled_from(Priority),
+        pause=st.integers(1, 100),
+    )
+    def arrive(self, model: str, size: int, priority: Priority, pause: int) -> object:
+        self.sequence += pause
+        request = held(self.sequence, model, size, priority)
         room = (
             len(self.of(model)) < LIMITS.requests_each_model
+            and len(self.inside) < LIMITS.requests_all
             and sum(each.size for each in self.inside) + size <= LIMITS.bytes_all
         )
         try:
@@ -106,7 +143,7 @@ class Life(RuleBasedStateMachine):
     @rule(model=st.sampled_from("abc"))
     def release(self, model: str) -> None:
         released = list(self.queue.in_order(model))
-        assert released == sorted(self.of(model), key=lambda each: each.sequence)
+        assert released == in_order(self.of(model))
         for request in released:
             assert self.queue.leave(request)
             self.inside.remove(request)
@@ -127,13 +164,30 @@ class Life(RuleBasedStateMachine):
         waiting = self.queue.waiting()
         assert set(waiting) == {each.model for each in self.inside} == set(self.queue.models())
         for model, queue in waiting.items():
-            expected = sorted(self.of(model), key=lambda each: each.sequence)
+            expected = in_order(self.of(model))
             assert list(self.queue.in_order(model)) == expected
+            assert [self.queue.ahead_of(each) for each in expected] == list(range(len(expected)))
             assert queue.count == len(expected)
             assert queue.size == sum(each.size for each in expected)
-            assert queue.oldest == expected[0].arrived
+            assert queue.oldest == min(each.arrived for each in expected)
         assert len(self.queue) == len(self.inside)
         assert self.queue.size == sum(each.size for each in self.inside)
+
+
+@given(st.lists(st.tuples(st.sampled_from(Priority), st.floats(0, 50)), max_size=40))
+def test_nobody_is_overtaken_by_what_arrives_more_than_the_largest_handicap_later(
+    arrivals: list[tuple[Priority, float]],
+) -> None:
+    queue = HeldRequests(Limits(100, 100, 1000))
+    arrived, clock = {}, 0.0
+    for sequence, (priority, pause) in enumerate(arrivals):
+        clock += pause
+        arrived[sequence] = clock
+        queue.admit(Held(sequence, "a", 0, START, clock + HANDICAP_SECONDS[priority]))
+    order = [each.sequence for each in queue.in_order("a")]
+    for place, sequence in enumerate(order):
+        for before in order[:place]:
+            assert arrived[before] <= arrived[sequence] + max(HANDICAP_SECONDS.values())
 
 
 TestLife = Life.TestCase

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modelserving_gateway import surface
 from modelserving_gateway.catalog import Catalog, read_serving
 from modelserving_gateway.errors import ApiError
-from modelserving_gateway.routing import Decision, Forward, Hold, Refuse, decide
+from modelserving_gateway.routing import Decision, Forward, Hold, Refuse, Target, decide
 from tests.unit.gateway.fakes import serving
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -30,11 +30,15 @@ def deleting(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "metadata": {**body["metadata"], "deletionTimestamp": "2026-11-24T11:00:00Z"}}
 
 
+def served(*names: str) -> Forward:
+    return Forward(tuple(Target(URL, name, 92) for name in names))
+
+
 X: dict[str, list[str]] = {"x": []}
 CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     "not declared": ([serving("a", {"y": []})], "model_not_found"),
     "no ModelServing at all": ([], "model_not_found"),
-    "active": ([serving("a", X, active="x", endpoint=URL)], Forward(URL, "a", 92)),
+    "active": ([serving("a", X, active="x", endpoint=URL)], served("a")),
     "active without endpoint": ([serving("a", X, active="x")], Hold("a")),
     "endpoint without active": ([serving("a", X, endpoint=URL)], Hold("a")),
     "endpoint is no URL": ([serving("a", X, active="x", endpoint="10.0.0.1:8000")], Hold("a")),
@@ -45,7 +49,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     ),
     "active in the second": (
         [serving("a", X), serving("b", X, active="x", endpoint=URL)],
-        Forward(URL, "b", 92),
+        served("b"),
     ),
     "active nowhere": ([serving("b", X), serving("a", X)], Hold("a")),
     "target of the second": (
@@ -70,7 +74,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     ),
     "another is pinned, still served": (
         [serving("a", {"x": [], "y": []}, active="x", endpoint=URL, spec={"activeModel": "y"})],
-        Forward(URL, "a", 92),
+        served("a"),
     ),
     "another is pinned in the first": (
         [serving("a", {"x": [], "y": []}, spec={"activeModel": "y"}), serving("b", X)],
@@ -84,7 +88,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     ),
     "invalid spec, still served": (
         [serving("a", X, active="x", endpoint=URL, spec={"node": {}})],
-        Forward(URL, "a", 92),
+        served("a"),
     ),
     "refused by the operator": (
         [

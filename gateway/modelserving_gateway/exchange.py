@@ -1,0 +1,77 @@
+"""What is known of one request on its way through the gateway, and the line that tells of it.
+
+Only a record: what happens next is proxy.py's business.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelserving_gateway.answer_model import AnswerModel
+from modelserving_gateway.client import Client
+from modelserving_gateway.errors import ApiError
+from modelserving_gateway.keepalive import KeepAlive
+from modelserving_gateway.queueing import Held
+from modelserving_gateway.surface import Forwarded
+from modelserving_gateway.wishes import Wishes
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request; times are of time.monotonic, in seconds."""
+
+    client: Client
+    route: Forwarded
+    started: float
+    key: str | None = None
+    """The name of the API key it came with."""
+    wishes: Wishes = field(default_factory=Wishes)
+    model: str = ""
+    names: AnswerModel | None = None
+    budget: float = math.inf
+    """How long it may wait for its turn, counted from its start."""
+    held: Held | None = None
+    """Its place among all requests."""
+    keepalive: KeepAlive | None = None
+    """Only for a client that reads events."""
+    was_held: bool = False
+    held_seconds: float = 0.0
+    first_byte_seconds: float | None = None
+    reached_engine: int = 0
+    """How often an engine may have begun with it and was then lost."""
+    failures: int = 0
+    avoid: str | None = None
+    """The endpoint that has lost it last, not to be tried before `avoid_until`."""
+    avoid_until: float = 0.0
+    error: ApiError | None = None
+
+    @property
+    def until(self) -> float:
+        """When its hold budget is over."""
+        return self.started + self.budget
+
+    @property
+    def status(self) -> int:
+        """What the client was told: an error in a stream counts as what it would have been."""
+        return self.error.status if self.error is not None else self.client.status or 500
+
+    def line(self) -> dict[str, Any]:
+        """Return the fields of its line in the log: nothing of what was asked or answered."""
+        return {
+            "id": self.client.request_id.decode(),
+            "path": self.route.path,
+            "model": self.model,
+            "key": self.key,
+            "status": self.status,
+            "error": None if self.error is None else self.error.code,
+            "held_seconds": round(self.held_seconds, 3),
+            "first_byte_seconds": _rounded(self.first_byte_seconds),
+            "total_seconds": round(time.monotonic() - self.started, 3),
+            "retries": self.failures,
+            "bytes": self.client.bytes_sent,
+        }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

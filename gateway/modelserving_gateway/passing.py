@@ -1,0 +1,133 @@
+"""Passes an engine's answer on to the client: whole, as it comes, or as an event of a stream.
+
+Knows nothing of queues or retries: an engine that fails is an UpstreamError, whatever it had sent.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from modelserving_gateway import errors, headers, sse
+from modelserving_gateway.answer_model import AnswerModel, is_rewritable
+from modelserving_gateway.client import Client, Sent
+from modelserving_gateway.departing import Departure, before_abort, departure
+from modelserving_gateway.headers import RawHeaders
+from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError
+
+_MAX_WHOLE_ANSWER: Final = 4_194_304
+"""4 MiB: a plain answer is passed on once it is whole, so that an engine which dies amid it becomes
+a 502. No completion is larger; of a larger batch of embeddings the rest is streamed."""
+
+_NO_ROUTE: Final = b'{"detail":"Not Found"}'
+"""FastAPI's, and so vLLM's, where the kind of model that it serves has no such path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the client asked for, as far as the answer must fit it."""
+
+    model: str
+    """By its declared name."""
+    path: str
+    names: AnswerModel | None
+    """Puts in the name that the client used, where it was another one."""
+
+
+async def pass_on(client: Client, answer: Answer, asked: Asked) -> None:
+    """Pass an answer on. Raises UpstreamError, ClientLeftError, or ApiError for the engine's own.
+
+    ApiError is raised where the answer as it is would say nothing to the client.
+    """
+    content_type = headers.first(answer.headers, b"content-type")
+    content_encoding = headers.first(answer.headers, b"content-encoding")
+    names = asked.names if is_rewritable(content_type, content_encoding) else None
+    is_events = sse.is_event_stream(content_type, content_encoding)
+    if is_events and (client.sent is Sent.NOTHING or answer.status == 200):
+        await _pass_events(client, answer, names)
+    elif client.sent is Sent.NOTHING:
+        await _pass_plain(client, answer, asked, names)
+    else:
+        await _pass_as_event(client, answer, asked, names)
+
+
+async def _pass_events(client: Client, answer: Answer, names: AnswerModel | None) -> None:
+    lines = sse.WholeLines()
+    begun = False
+    async for chunk in answer.chunks():
+        events = lines.feed(chunk)
+        passed_on = before_abort(events)
+        if not begun and passed_on == b"":
+            raise UpstreamError(FailureKind.LOST, "it gave up before its answer")
+        if client.sent is Sent.NOTHING:
+            await client.start(answer.status, headers.to_client(answer.headers), Sent.EVENTS)
+        begun = True
+        if passed_on is not None:
+            await client.write(_named(passed_on, names))
+            raise UpstreamError(FailureKind.LOST, "it gave up amid its answer", amid_answer=True)
+        await client.write(_named(events, names))
+    await client.finish(_named(lines.finish(), names))
+
+
+def _named(events: bytes, names: AnswerModel | None) -> bytes:
+    return events if names is None else names.in_events(events)
+
+
+async def _pass_plain(
+    client: Client, answer: Answer, asked: Asked, names: AnswerModel | None
+) -> None:
+    chunks = answer.chunks()
+    body, whole = await _first_bytes(chunks)
+    if whole:
+        _require_answer(answer.status, body, asked)
+        body = body if names is None else names.in_body(body)
+        await client.answer(answer.status, headers.to_client(answer.headers), body)
+        return
+    renamed = body if names is None else names.in_body(body)
+    head = headers.to_client(answer.headers)
+    await client.start(answer.status, _with_length(head, answer, renamed, body), Sent.PLAIN)
+    await client.write(renamed)
+    async for chunk in chunks:
+        await client.write(chunk)
+    await client.finish()
+
+
+def _with_length(head: RawHeaders, answer: Answer, sent: bytes, received: bytes) -> RawHeaders:
+    length = headers.first(answer.headers, b"content-length")
+    if length is None:
+        return head
+    return [*head, (b"content-length", str(int(length) + len(sent) - len(received)).encode())]
+
+
+async def _pass_as_event(
+    client: Client, answer: Answer, asked: Asked, names: AnswerModel | None
+) -> None:
+    """Tell in an event what is no event stream: the head of one has been sent already."""
+    body, _ = await _first_bytes(answer.chunks())
+    _require_answer(answer.status, body, asked)
+    if answer.status != 200:
+        raise errors.engine_error(asked.model, answer.status, body)
+    named = body if names is None else names.in_body(body)
+    await client.finish(sse.event(named))
+
+
+def _require_answer(status: int, body: bytes, asked: Asked) -> None:
+    """Raise when the answer is that of an engine which is going away, or has no such path."""
+    match departure(status, body):
+        case Departure.NOT_BEGUN:
+            raise UpstreamError(FailureKind.DEPARTING, "it is shutting down")
+        case Departure.BROKEN_OFF:
+            raise UpstreamError(FailureKind.LOST, "it has given up")
+    if status == 404 and body.strip() == _NO_ROUTE:
+        raise errors.path_not_served_by_model(asked.model, asked.path)
+
+
+async def _first_bytes(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:
+    """Read until the end, or until there is more than a whole answer may have; say which."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > _MAX_WHOLE_ANSWER:
+            return b"".join(parts), False
+    return b"".join(parts), True
