@@ -3,6 +3,7 @@
 So a test sees which model answered and which request was answered. A token is a word. Pure.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,33 +33,53 @@ class Prompt:
         return max(1, len(self.words) + self.images)
 
 
-def chat_prompt(messages: Any) -> Prompt:
-    """The prompt of a chat: all of its text. Raises RequestError for what is no chat."""
+TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+
+
+def chat_prompt(messages: Any, param: str = "messages") -> Prompt:
+    """The prompt of a chat in any of the three APIs: all of its text.
+
+    Raises RequestError, which names `param`, for what is no chat.
+    """
     if not isinstance(messages, list) or not messages:
-        raise RequestError("messages must be a list that is not empty", param="messages")
+        raise RequestError(f"{param} must be a list that is not empty", param=param)
     words: list[str] = []
     images = 0
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise RequestError("each message needs a role", param="messages")
-        for part in _parts(message.get("content")):
-            if part.get("type") == "text":
+            raise RequestError("each message needs a role", param=param)
+        for part in _parts(message.get("content"), param):
+            if part.get("type") in TEXT_PARTS:
                 words.extend(str(part.get("text", "")).split())
-            elif part.get("type") in ("image_url", "input_image"):
+            elif part.get("type") in IMAGE_PARTS:
                 images += 1
             else:
-                raise RequestError(f"unknown content type {part.get('type')!r}", param="messages")
+                raise RequestError(f"unknown content type {part.get('type')!r}", param=param)
     return Prompt(tuple(words), images)
 
 
-def _parts(content: Any) -> Sequence[Mapping[str, Any]]:
+def responses_prompt(asked: Any) -> Prompt:
+    """The prompt of a response: a string, or a chat."""
+    if isinstance(asked, str):
+        return Prompt(tuple(asked.split()))
+    return chat_prompt(asked, "input")
+
+
+def audio_prompt(name: str, content: bytes) -> Prompt:
+    """The prompt of an upload: what shows that it came whole."""
+    digest = hashlib.sha256(content).hexdigest()
+    return Prompt((name, str(len(content)), "bytes", f"sha256={digest}"))
+
+
+def _parts(content: Any, param: str) -> Sequence[Mapping[str, Any]]:
     if content is None:
         return []
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         return content
-    raise RequestError("content must be a string or a list of parts", param="messages")
+    raise RequestError("content must be a string or a list of parts", param=param)
 
 
 def text_prompt(prompt: Any) -> Prompt:

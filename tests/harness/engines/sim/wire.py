@@ -1,13 +1,14 @@
-"""OpenAI's JSON as vLLM writes it: answers, chunks, models, errors. Pure.
+"""vLLM's JSON for all that is not generated: models, vectors, scores, tokens, errors. Pure.
 
 Shapes were read off vLLM 0.32; source: https://platform.openai.com/docs/api-reference
 """
 
 import base64
 import hashlib
-import json
 import struct
-from collections.abc import Mapping, Sequence
+import time
+import uuid
+from collections.abc import Sequence
 from typing import Any
 
 EMBEDDING_SIZE = 8
@@ -15,6 +16,10 @@ EMBEDDING_SIZE = 8
 
 def error(message: str, kind: str, status: int, param: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def anthropic_error(message: str, kind: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -41,72 +46,6 @@ def model_list(names: Sequence[str], root: str, created: int, context: int) -> d
     return {"object": "list", "data": models}
 
 
-class Chat:
-    """The shapes of /v1/chat/completions."""
-
-    prefix = "chatcmpl"
-
-    @staticmethod
-    def whole(head: Mapping[str, Any], text: str, finish_reason: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
-        return {**head, "object": "chat.completion", "choices": [choice]}
-
-    @staticmethod
-    def first(head: Mapping[str, Any]) -> dict[str, Any] | None:
-        return Chat._chunk(head, {"role": "assistant", "content": ""}, None)
-
-    @staticmethod
-    def chunk(head: Mapping[str, Any], token: str, finish_reason: str | None) -> dict[str, Any]:
-        return Chat._chunk(head, {"content": token}, finish_reason)
-
-    @staticmethod
-    def last(head: Mapping[str, Any], counted: Mapping[str, int]) -> dict[str, Any]:
-        return {**head, "object": "chat.completion.chunk", "choices": [], "usage": dict(counted)}
-
-    @staticmethod
-    def _chunk(
-        head: Mapping[str, Any], delta: Mapping[str, str], finish_reason: str | None
-    ) -> dict[str, Any]:
-        choice = {"index": 0, "delta": dict(delta), "logprobs": None}
-        choice["finish_reason"] = finish_reason
-        return {**head, "object": "chat.completion.chunk", "choices": [choice]}
-
-
-class Text:
-    """The shapes of /v1/completions."""
-
-    prefix = "cmpl"
-
-    @staticmethod
-    def whole(head: Mapping[str, Any], text: str, finish_reason: str) -> dict[str, Any]:
-        return Text.chunk(head, text, finish_reason)
-
-    @staticmethod
-    def first(head: Mapping[str, Any]) -> dict[str, Any] | None:
-        return None
-
-    @staticmethod
-    def chunk(head: Mapping[str, Any], token: str, finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "text": token, "logprobs": None, "finish_reason": finish_reason}
-        return {**head, "object": "text_completion", "choices": [choice]}
-
-    @staticmethod
-    def last(head: Mapping[str, Any], counted: Mapping[str, int]) -> dict[str, Any]:
-        return {**head, "object": "text_completion", "choices": [], "usage": dict(counted)}
-
-
-Shape = type[Chat] | type[Text]
-
-
-def event(content: Mapping[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
-
-
-DONE = b"data: [DONE]\n\n"
-
-
 def embedding(text: str, *, as_base64: bool) -> list[float] | str:
     """A vector that depends on the text alone; OpenAI's client asks for base64 of float32."""
     digest = hashlib.sha256(text.encode()).digest()[:EMBEDDING_SIZE]
@@ -114,3 +53,44 @@ def embedding(text: str, *, as_base64: bool) -> list[float] | str:
     if not as_base64:
         return values
     return base64.b64encode(struct.pack(f"<{EMBEDDING_SIZE}f", *values)).decode()
+
+
+def relevance(query: str, document: str) -> float:
+    """How many of all their words two texts share, from 0 to 1."""
+    asked, found = set(query.split()), set(document.split())
+    return len(asked & found) / len(asked | found) if asked | found else 0.0
+
+
+def scores(model: str, query: str, documents: Sequence[str]) -> dict[str, Any]:
+    """The answer of /score."""
+    data = [
+        {"index": i, "object": "score", "score": relevance(query, document)}
+        for i, document in enumerate(documents)
+    ]
+    head = {"id": _new_id("score-"), "object": "list", "created": int(time.time())}
+    return {**head, "model": model, "data": data, "usage": usage(_words(query, *documents), 0)}
+
+
+def ranking(model: str, query: str, documents: Sequence[str], limit: int) -> dict[str, Any]:
+    """The answer of /rerank: the `limit` nearest documents, nearest first; 0 is all."""
+    results = [
+        {
+            "index": i,
+            "document": {"text": document, "multi_modal": None},
+            "relevance_score": relevance(query, document),
+        }
+        for i, document in enumerate(documents)
+    ]
+    results.sort(key=lambda each: -float(str(each["relevance_score"])))
+    words = _words(query, *documents)
+    counted = {"prompt_tokens": words, "total_tokens": words}
+    results = results[: limit or len(results)]
+    return {"id": _new_id("score-"), "model": model, "usage": counted, "results": results}
+
+
+def _words(*texts: str) -> int:
+    return sum(len(text.split()) for text in texts)
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}{uuid.uuid4().hex[:16]}"
