@@ -6,7 +6,7 @@ Thin: the parser is httptools' (llhttp). No pool, no routing, no retries. Errors
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import httptools
 import httpx
@@ -233,8 +233,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport and set the socket's options."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         connected = transport.get_extra_info("socket")
         for level, option, value in _TCP_OPTIONS:
             connected.setsockopt(level, option, value)
