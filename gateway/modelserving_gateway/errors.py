@@ -14,6 +14,9 @@ MAX_RETRY_AFTER_SECONDS: Final = 60
 _QUEUE_FULL_RETRY_SECONDS: Final = 5
 """Long enough for a few answers to leave the queue."""
 
+_KEYS_RETRY_SECONDS: Final = 5
+"""The file is looked at that often."""
+
 _SHUTDOWN_RETRY_SECONDS: Final = 1
 """Another replica answers at once."""
 
@@ -120,6 +123,41 @@ def body_too_large(limit: int) -> ApiError:
 def body_too_slow(seconds: float) -> ApiError:
     """408: the body did not arrive in time."""
     return ApiError(408, "body_too_slow", f"The body did not arrive within {seconds:g} seconds.")
+
+
+def invalid_api_key(*, given: bool) -> ApiError:
+    """401: no key, or none that is valid. What was given is never repeated."""
+    message = (
+        "The API key is not valid here."
+        if given
+        else "You must provide an API key: Authorization: Bearer KEY, or x-api-key: KEY."
+    )
+    headers = ((b"www-authenticate", b"Bearer"),)
+    return ApiError(401, "invalid_api_key", message, headers=headers)
+
+
+def keys_unreadable() -> ApiError:
+    """503: keys are required, and none have been read yet."""
+    message = "The gateway cannot read its API keys; its log says why."
+    return ApiError(503, "keys_unreadable", message, retry_after=_KEYS_RETRY_SECONDS)
+
+
+def model_not_allowed(model: str) -> ApiError:
+    """403: the key may not ask for this model."""
+    message = f"This API key may not use the model `{_echo(model)}`. GET /v1/models lists the rest."
+    return ApiError(403, "model_not_allowed", message, param="model")
+
+
+def rate_limit_exceeded(limit: int, wait: float) -> ApiError:
+    """429: the key's requests of this minute are used up; there is room in `wait` seconds."""
+    message = f"This API key may send {limit} requests a minute, and has."
+    return ApiError(429, "rate_limit_exceeded", message, retry_after=wait)
+
+
+def too_many_in_flight(limit: int) -> ApiError:
+    """429: the key has as many requests running or held as it may."""
+    message = f"This API key may have {limit} requests in flight at once, and has."
+    return ApiError(429, "too_many_in_flight", message, retry_after=_QUEUE_FULL_RETRY_SECONDS)
 
 
 def path_not_found(path: str) -> ApiError:
