@@ -67,3 +67,7 @@ bench-swap: venv ## Our swap against the same two Deployments scaled by hand
 .PHONY: bench-engine-start
 bench-engine-start: venv ## Where the start of the real vLLM on a CPU goes
 	$(BIN)/python -m benchmarks.engine_start
+
+.PHONY: bench-gateway
+bench-gateway: venv ## The gateway beside nginx, vllm-router and LiteLLM, one core each
+	$(BIN)/python -m benchmarks.gateway
