@@ -10,6 +10,7 @@ import httpx
 CHAT: Final = "/v1/chat/completions"
 
 HELD_HEADER: Final = "x-modelserving-held-seconds"
+MODEL_HEADER: Final = "x-modelserving-model"
 
 
 def question(model: str, text: str, *, tokens: int = 8, **more: Any) -> dict[str, Any]:

@@ -37,6 +37,9 @@ VALUES = {
         "replicas": 2,
         "renewSeconds": 2,
         "holdTimeoutSeconds": 300,
+        # Short, so that a swap of half a minute, or of ten seconds, has comments.
+        "holdGraceSeconds": 1,
+        "keepaliveSeconds": 2,
         "maxBodyBytes": 1_048_576,
         "shutdownDelaySeconds": 1,
     },
