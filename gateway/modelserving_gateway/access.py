@@ -61,6 +61,11 @@ class Access:
         self._keys: Keys | None = None
         self._usage: dict[str, _Usage] = {}
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether keys are needed and none have been read yet: then nobody gets in."""
+        return self.required and self._keys is None
+
     def replace(self, keys: Keys) -> None:
         """Take other keys from now on; what a key has used already still counts."""
         self._keys = keys

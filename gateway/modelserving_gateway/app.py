@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 
 from modelserving_gateway import errors, views
+from modelserving_gateway.access import Access
 from modelserving_gateway.client import Client, Receive, Scope, Send
 from modelserving_gateway.dispatch import Dispatcher
 from modelserving_gateway.errors import ApiError
@@ -29,6 +30,7 @@ class Application:
         proxy: Proxy,
         dispatcher: Dispatcher,
         metrics: Metrics,
+        access: Access,
         fresh: Callable[[], bool],
         listed: Callable[[], bool],
     ) -> None:
@@ -37,6 +39,7 @@ class Application:
         self._proxy = proxy
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._access = access
         self._fresh = fresh
         self._listed = listed
         self._log = structlog.get_logger(__name__)
@@ -72,15 +75,14 @@ class Application:
                     raise errors.not_ready_yet()
                 await self._proxy.handle(client, forwarded)
             case OneModel(id=wanted):
-                self._require_listing()
-                description = views.one_model(self._dispatcher.catalog, wanted)
-                if description is None:
-                    raise errors.model_not_found(wanted)
-                await _answer_json(client, 200, description)
+                await _answer_json(client, 200, self._one_model(client, wanted))
             case Page.MODELS:
+                caller = self._access.identify(client.headers)
                 self._require_listing()
-                await _answer_json(client, 200, views.model_list(self._dispatcher.catalog))
+                listed = views.model_list(self._dispatcher.catalog, caller.may_use)
+                await _answer_json(client, 200, listed)
             case Page.STATUS:
+                self._access.identify(client.headers)
                 await _answer_json(client, 200, self._status())
             case Page.HEALTH:
                 await _answer_json(client, 200, {"status": "alive"})
@@ -91,6 +93,17 @@ class Application:
                 head = [(b"content-type", CONTENT_TYPE)]
                 await client.answer(200, head, self._metrics.exposition())
 
+    def _one_model(self, client: Client, wanted: str) -> dict[str, Any]:
+        caller = self._access.identify(client.headers)
+        self._require_listing()
+        catalog = self._dispatcher.catalog
+        model = catalog.model_called(wanted)
+        description = views.one_model(catalog, wanted)
+        if model is None or description is None:
+            raise errors.model_not_found(wanted)
+        caller.require(model)
+        return description
+
     def _require_listing(self) -> None:
         if not self._listed():
             raise errors.not_ready_yet()
@@ -100,6 +113,8 @@ class Application:
             return 503, "stopping"
         if not self._listed():
             return 503, "the ModelServings have not been read yet"
+        if self._access.unreadable:
+            return 503, "the API keys cannot be read"
         if not self._fresh():
             return 503, "out of touch with the Kubernetes API"
         return 200, "ready"

@@ -7,8 +7,10 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -16,10 +18,12 @@ import uvicorn
 import uvloop
 from pydantic import ValidationError
 
+from modelserving_gateway.access import Access
 from modelserving_gateway.app import Application
 from modelserving_gateway.catalog import Catalog
 from modelserving_gateway.cluster import Cluster, ClusterError
 from modelserving_gateway.dispatch import Dispatcher
+from modelserving_gateway.key_file import KeyFile
 from modelserving_gateway.kubernetes_api import open_cluster
 from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.proxy import Proxy
@@ -73,11 +77,20 @@ class Gateway:
         self._watcher = Watcher(
             cluster, self._take_catalog, lambda: self._metrics.watch_failures.inc()
         )
-        self._proxy = Proxy(settings, self._dispatcher, self._upstreams, self._metrics)
+        self._access = Access(time.monotonic, required=bool(settings.keys_file))
+        self._key_file = KeyFile(
+            Path(settings.keys_file),
+            self._access.replace,
+            lambda valid: self._metrics.keys_invalid.set(not valid),
+        )
+        self._proxy = Proxy(
+            settings, self._dispatcher, self._upstreams, self._metrics, self._access
+        )
         self._application = Application(
             self._proxy,
             self._dispatcher,
             self._metrics,
+            self._access,
             fresh=lambda: self._watcher.fresh,
             listed=lambda: self._watcher.contact_age is not None,
         )
@@ -106,6 +119,7 @@ class Gateway:
         watching = asyncio.create_task(self._watcher.run(), name="watch")
         serving = asyncio.create_task(self._server.serve(), name="serve")
         stopping = asyncio.create_task(stop.wait(), name="stop")
+        reading_keys = asyncio.create_task(self._read_keys(), name="keys")
         self._log.info(
             "starting",
             namespace=self._settings.namespace,
@@ -113,18 +127,27 @@ class Gateway:
             port=self._settings.port,
         )
         try:
-            await asyncio.wait({watching, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {watching, serving, stopping, reading_keys}, return_when=asyncio.FIRST_COMPLETED
+            )
             if stop.is_set():
                 await self._finish(serving)
         finally:
             self._server.should_exit = True
-            for task in (watching, stopping):
+            for task in (watching, stopping, reading_keys):
                 task.cancel()
             await serving
             await self._publisher.close()
             await self._upstreams.retain(frozenset())
-        with suppress(asyncio.CancelledError):
-            await watching  # raises what has ended it, if it was not us
+        for task in (watching, reading_keys):
+            with suppress(asyncio.CancelledError):
+                await task  # raises what has ended it, if it was not us
+
+    async def _read_keys(self) -> None:
+        if self._access.required:
+            await self._key_file.run()
+        else:
+            await asyncio.Event().wait()
 
     async def _finish(self, serving: asyncio.Task[None]) -> None:
         self._log.info("stopping", in_flight=self._proxy.in_flight)

@@ -80,6 +80,11 @@ class Metrics:
             "Requests answered by another model, since theirs was not active.",
             ["model", "answered_by"],
         )
+        self.keys_invalid = Gauge(
+            f"{_PREFIX}keys_invalid",
+            "1 while the file of API keys cannot be read; the last good ones stay in force.",
+            registry=self.registry,
+        )
         self.upstream_failures = self._counter(
             "upstream_failures_total", "Failures of engines, by kind.", ["model", "kind"]
         )

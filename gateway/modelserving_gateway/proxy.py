@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from modelserving_gateway import errors, estimate, headers, sse
+from modelserving_gateway.access import Access, Caller
 from modelserving_gateway.answer_model import answer_model
 from modelserving_gateway.body import Body, read_body
 from modelserving_gateway.body_budget import BodyBudget
@@ -22,7 +23,6 @@ from modelserving_gateway.exchange import Exchange
 from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.passing import Asked, pass_on
-from modelserving_gateway.priority import Priority
 from modelserving_gateway.queueing import QueueFullError
 from modelserving_gateway.routing import Refuse, fallback
 from modelserving_gateway.settings import Settings
@@ -44,12 +44,18 @@ class Proxy:
     """Forwards requests to engines."""
 
     def __init__(
-        self, settings: Settings, dispatcher: Dispatcher, upstreams: Upstreams, metrics: Metrics
+        self,
+        settings: Settings,
+        dispatcher: Dispatcher,
+        upstreams: Upstreams,
+        metrics: Metrics,
+        access: Access,
     ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
         self._upstreams = upstreams
         self._metrics = metrics
+        self._access = access
         self._running: set[Client] = set()
         self._bodies = BodyBudget(settings.max_held_bytes)
         metrics.body_bytes.set_function(lambda: self._bodies.taken)
@@ -85,9 +91,13 @@ class Proxy:
 
     async def _exchange(self, exchange: Exchange) -> None:
         client, limit = exchange.client, self._settings.max_body_bytes
-        exchange.wishes = read_wishes(client.headers, usual=Priority.NORMAL, most=Priority.HIGH)
-        with self._bodies.share(client.body_size(limit)) as share:
-            content = await self._read(exchange)
+        caller = self._access.identify(client.headers)
+        exchange.key = caller.name or None
+        exchange.wishes = read_wishes(
+            client.headers, usual=caller.usual_priority, most=caller.priority
+        )
+        with self._access.entered(caller), self._bodies.share(client.body_size(limit)) as share:
+            content = await self._read(exchange, caller)
             share.shrink(len(content))
             exchange.held = self._dispatcher.ticket(
                 exchange.model, len(content), exchange.wishes.priority
@@ -95,7 +105,7 @@ class Proxy:
             async with client.attended():
                 await self._until_answered(exchange, content)
 
-    async def _read(self, exchange: Exchange) -> bytes:
+    async def _read(self, exchange: Exchange, caller: Caller) -> bytes:
         """Return the body for the engine, and nothing else of it: it may be held for minutes."""
         client, settings = exchange.client, self._settings
         content = await client.read_body(settings.max_body_bytes, settings.body_timeout_seconds)
@@ -106,12 +116,12 @@ class Proxy:
             headers.first(client.headers, b"content-encoding"),
             settings.max_body_bytes,
         )
-        exchange.model = self._choose_model(exchange, body)
+        exchange.model = self._choose_model(exchange, body, caller)
         exchange.budget = min(
             self._dispatcher.catalog.hold_seconds(exchange.model) or settings.hold_timeout_seconds,
             exchange.wishes.hold_seconds,
         )
-        if body.stream:
+        if body.stream and exchange.route.streams:
             exchange.keepalive = KeepAlive(
                 client,
                 settings.hold_grace_seconds,
@@ -120,14 +130,15 @@ class Proxy:
             )
         return body.for_model(exchange.model)
 
-    def _choose_model(self, exchange: Exchange, body: Body) -> str:
-        """Return the declared model that is to answer. Raises ApiError (404)."""
+    def _choose_model(self, exchange: Exchange, body: Body, caller: Caller) -> str:
+        """Return the declared model that is to answer. Raises ApiError (403, 404)."""
         catalog = self._dispatcher.catalog
         model = catalog.model_called(body.model)
         if model is None:
             raise errors.model_not_found(body.model)
+        caller.require(model)
         others = exchange.wishes.fallback
-        other = fallback(catalog, model, others, lambda _: True) if others else None
+        other = fallback(catalog, model, others, caller.may_use) if others else None
         if other is None:
             exchange.names = answer_model(body.model, model)
         else:
@@ -267,7 +278,10 @@ class Proxy:
                 turn.target.endpoint,
                 exchange.route.path,
                 headers.to_engine(
-                    client.headers, client.request_id, readable=exchange.names is not None
+                    client.headers,
+                    client.request_id,
+                    readable=exchange.names is not None,
+                    credentials=not self._access.required,
                 ),
                 content,
                 patience=turn.target.stop_seconds,

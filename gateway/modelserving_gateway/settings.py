@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         default="",
         description="Which ModelServings of the namespace are served; empty for all of them.",
     )
+    keys_file: str = Field(
+        default="",
+        description="The mounted Secret with the API keys; empty: none are needed, and whoever"
+        " reaches the gateway may use every model.",
+    )
     max_body_bytes: int = Field(
         default=33_554_432,
         gt=0,

@@ -3,7 +3,7 @@
 Pure: JSON-ready values from a catalog and what waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,13 @@ from modelserving_gateway.catalog import Catalog, Serving
 from modelserving_gateway.queueing import Waiting
 
 
-def model_list(catalog: Catalog) -> dict[str, Any]:
-    """Return every declared model and alias as OpenAI's list."""
-    names = [*catalog.models(), *sorted(catalog.aliases())]
+def model_list(catalog: Catalog, may_use: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the declared models that may be used, and their aliases, as OpenAI's list."""
+    aliases = sorted(catalog.aliases().items())
+    names = [
+        *(model for model in catalog.models() if may_use(model)),
+        *(alias for alias, model in aliases if may_use(model)),
+    ]
     return {"object": "list", "data": [_model(catalog, name) for name in names]}
 
 

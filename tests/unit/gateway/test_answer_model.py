@@ -114,5 +114,5 @@ def test_only_readable_json_is_rewritten(
 
 
 def test_a_string_that_is_cut_off_is_looked_through_once() -> None:
-    cut = b'{"model":"mistral","text":"' + b'\\"mistral' * 400_000 + b'\\'
+    cut = b'{"model":"mistral","text":"' + b'\\"mistral' * 400_000 + b"\\"
     assert AnswerModel("gpt-4", "mistral").in_body(cut) == cut.replace(b"mistral", b"gpt-4", 1)
