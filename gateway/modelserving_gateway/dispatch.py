@@ -34,10 +34,9 @@ still on, and nobody would look again."""
 class Turn:
     """A request's turn at an engine; used as a context, it is over when the block is left."""
 
-    def __init__(self, dispatcher: "Dispatcher", target: Target, model: str) -> None:
+    def __init__(self, dispatcher: "Dispatcher", target: Target) -> None:
         self.target = target
         self._dispatcher = dispatcher
-        self._model = model
         dispatcher.engines.begin(target.endpoint)
 
     def __enter__(self) -> "Turn":
@@ -48,15 +47,15 @@ class Turn:
 
     def end(self) -> None:
         """Make room for the next request."""
-        self._dispatcher.end_turn(self.target.endpoint, self._model)
+        self._dispatcher.end_turn(self.target.endpoint)
 
     def answered(self) -> None:
         """Note that the engine is well."""
-        self._dispatcher.engine_answered(self.target.endpoint, self._model)
+        self._dispatcher.engine_answered(self.target.endpoint)
 
     def not_reached(self) -> None:
         """Note that the engine could not be reached."""
-        self._dispatcher.engine_not_reached(self.target.endpoint, self._model)
+        self._dispatcher.engine_not_reached(self.target.endpoint)
 
 
 @dataclass(slots=True)
@@ -96,6 +95,8 @@ class Dispatcher:
         self._waiters: dict[int, Waiter] = {}
         self._targets: dict[str, tuple[Target, ...]] = {}
         """Where each model is served now; kept, since every request asks for it."""
+        self._served_at: dict[str, str] = {}
+        """What each endpoint serves."""
         self._listeners: list[Callable[[], None]] = []
         self._telling = False
         self._sequence = 0
@@ -112,6 +113,9 @@ class Dispatcher:
             model: decision.targets
             for model in catalog.models()
             if isinstance(decision := self.decide(model), Forward)
+        }
+        self._served_at = {
+            target.endpoint: model for model, targets in self._targets.items() for target in targets
         }
         now = catalog.endpoints()
         self.engines.appeared(now - before)
@@ -165,7 +169,7 @@ class Dispatcher:
         if targets is None or self._queues.count(model):
             return None
         target = self._least_loaded(targets, asyncio.get_running_loop().time())
-        return None if target is None else Turn(self, target, model)
+        return None if target is None else Turn(self, target)
 
     @contextmanager
     def queued(
@@ -188,7 +192,8 @@ class Dispatcher:
             self._queues.admit(held)
         waiter = self._waiters[held.sequence] = Waiter(may_swap, avoid, avoid_until)
         if avoid is not None:
-            self._settle_at(avoid_until, held.model)
+            loop = asyncio.get_running_loop()
+            loop.call_at(avoid_until + _TIMER_SLACK, self._settle, held.model)
         self._settle(held.model)
         self._tell()
         try:
@@ -199,24 +204,27 @@ class Dispatcher:
                 self._tell()
             waiter.give_back()
 
-    def end_turn(self, endpoint: str, model: str) -> None:
+    def end_turn(self, endpoint: str) -> None:
         """Make room at an engine."""
         self.engines.end(endpoint)
-        if self._queues.count(model):
-            self._settle(model)
+        self._settle_at(endpoint)
 
-    def engine_answered(self, endpoint: str, model: str) -> None:
-        """Open an engine again that could not be reached."""
+    def engine_answered(self, endpoint: str) -> None:
+        """Use an engine again that could not be reached."""
         if self.engines.heard_of(endpoint):
-            self._settle(model)
+            self._settle_at(endpoint)
 
-    def engine_not_reached(self, endpoint: str, model: str) -> None:
+    def engine_not_reached(self, endpoint: str) -> None:
         """Send nothing to an engine for a while."""
         loop = asyncio.get_running_loop()
-        self._settle_at(self.engines.not_reached(endpoint, loop.time()), model)
+        until = self.engines.not_reached(endpoint, loop.time())
+        loop.call_at(until + _TIMER_SLACK, self._settle_at, endpoint)
 
-    def _settle_at(self, when: float, model: str) -> None:
-        asyncio.get_running_loop().call_at(when + _TIMER_SLACK, self._settle, model)
+    def _settle_at(self, endpoint: str) -> None:
+        """Settle the model that is served there now, which need not be the one that was."""
+        model = self._served_at.get(endpoint)
+        if model is not None and self._queues.count(model):
+            self._settle(model)
 
     def _settle(self, model: str) -> None:
         """Grant turns to what waits for a model, in its order, as far as there is room."""
@@ -237,7 +245,7 @@ class Dispatcher:
             waiter = self._waiters[held.sequence]
             target = self._least_loaded(targets, now, waiter)
             if target is not None:
-                self._grant(held, waiter, Turn(self, target, model))
+                self._grant(held, waiter, Turn(self, target))
             elif waiter.avoid is None or now >= waiter.avoid_until:
                 return
 
