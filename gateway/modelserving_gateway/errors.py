@@ -240,7 +240,9 @@ def model_not_active(model: str, active: tuple[str, ...]) -> ApiError:
     """409: the client does not want to wait for a swap, and the model is not active."""
     now = f"Active now: {', '.join(active)}." if active else "No model is active now."
     message = f"The model `{model}` is not active, and the request refuses a swap. {now}"
-    return ApiError(409, "model_not_active", message, param="model")
+    # OpenAI's and Anthropic's clients would try a 409 again by themselves.
+    headers = ((b"x-should-retry", b"false"),)
+    return ApiError(409, "model_not_active", message, param="model", headers=headers)
 
 
 def path_not_served_by_model(model: str, path: str) -> ApiError:
@@ -294,7 +296,7 @@ def upstream_failed(model: str, attempts: int) -> ApiError:
     message = (
         f"The engine of `{model}` was lost before it answered, {attempts} times with this request."
     )
-    return ApiError(502, "upstream_failed", message, param="model")
+    return ApiError(502, "upstream_failed", message, param="model", pointless=True)
 
 
 def upstream_lost(model: str) -> ApiError:

@@ -4,6 +4,7 @@ One gateway takes it all, and must still serve at the end.
 """
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -75,11 +76,42 @@ async def test_a_body_that_is_no_request_is_400(
     assert not engine.requests
 
 
-async def test_a_compressed_body_is_400(gateway: Running) -> None:
+@pytest.mark.parametrize(
+    ("coding", "content", "expected"),
+    [
+        ("gzip", b"\x1f\x8b", (400, "invalid_body")),
+        ("deflate", b"{}", (400, "invalid_body")),
+        ("gzip", gzip.compress(b"0" * 10_000_000)[:9_000], (413, "body_too_large")),
+        ("gzip", gzip.compress(b"not JSON"), (400, "invalid_body")),
+        ("br", b"{}", (415, "unsupported_content_encoding")),
+        ("zstd", b"{}", (415, "unsupported_content_encoding")),
+    ],
+)
+async def test_a_body_that_cannot_be_decompressed_is_refused(
+    gateway: Running, engine: Engine, coding: str, content: bytes, expected: tuple[int, str]
+) -> None:
+    answer = await gateway.client.post(CHAT, content=content, headers={"content-encoding": coding})
+    assert error(answer) == expected
+    assert not engine.requests
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content", "expected"),
+    [
+        ("application/json", b'{"model":"mistral"}', (415, "unsupported_media_type")),
+        ("multipart/form-data", b"--x--", (400, "invalid_body")),
+        ("multipart/form-data; boundary=x", b"--x--", (400, "invalid_body")),
+        ("multipart/form-data; boundary=x", b"--x\r\n" + b"a: b\r\n" * 1000, (400, "invalid_body")),
+    ],
+)
+async def test_a_form_that_is_none_is_refused(
+    gateway: Running, engine: Engine, content_type: str, content: bytes, expected: tuple[int, str]
+) -> None:
     answer = await gateway.client.post(
-        CHAT, content=b"\x1f\x8b", headers={"content-encoding": "gzip"}
+        "/v1/audio/transcriptions", content=content, headers={"content-type": content_type}
     )
-    assert error(answer) == (400, "invalid_body")
+    assert error(answer) == expected
+    assert not engine.requests
 
 
 @pytest.mark.parametrize("model", ["gpt-5", "MISTRAL", "mistral ", "\ud800", "x" * 5_000, "../x"])

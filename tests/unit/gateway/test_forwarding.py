@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import zlib
 
 import httpx
 import pytest
@@ -17,20 +18,215 @@ def active(engine: Engine) -> FakeCluster:
     return FakeCluster(serving(active="mistral", endpoint=engine.url))
 
 
-@pytest.mark.parametrize(
-    "path", ["/chat/completions", "/completions", "/embeddings"], ids=lambda path: path[1:]
+CONTENT = (
+    b'{ "model" : "mistral",\t"messages": [ {"role":"user",'
+    b' "content":"caf\\u00e9 \xf0\x9f\x90\x8b"} ],'
+    b' "tools": [{"type":"function","function":{"name":"f","parameters":{"model":{}}}}],'
+    b' "logprobs":true,"stream_options":{"include_usage":true},'
+    b' "seed": 123456789012345678901234567,'
+    b' "temperature":0.10, "unknown_to_openai": [null, 1e-7]}\n'
 )
-@pytest.mark.parametrize("prefix", ["/v1", ""])
+
+
+@pytest.mark.parametrize(
+    ("path", "engine_path"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/completions", "/v1/completions"),
+        ("/responses", "/v1/responses"),
+        ("/embeddings", "/v1/embeddings"),
+        ("/rerank", "/v1/rerank"),
+        ("/score", "/v1/score"),
+        ("/tokenize", "/tokenize"),
+        ("/detokenize", "/detokenize"),
+        ("/messages", "/v1/messages"),
+        ("/messages/count_tokens", "/v1/messages/count_tokens"),
+    ],
+)
 async def test_a_request_for_the_active_model_reaches_the_engine_as_it_is(
-    start: Start, engine: Engine, prefix: str, path: str
+    start: Start, engine: Engine, path: str, engine_path: str
 ) -> None:
     gateway = await start(active(engine))
-    content = b'{ "model" : "mistral",\t"messages": [ {"role":"user", "content":"caf\\u00e9"} ]}'
-    answer = await gateway.client.post(prefix + path, content=content)
+    for prefix in ("/v1", ""):
+        answer = await gateway.client.post(prefix + path, content=CONTENT)
+        assert answer.status_code == 200
+        assert answer.json() == {"model": "mistral"}
+        got = engine.requests.pop()
+        assert (got.method, got.path, got.body) == ("POST", engine_path, CONTENT)
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/audio/translations"])
+async def test_a_form_reaches_the_engine_with_the_models_name_and_the_file_as_it_is(
+    start: Start, engine: Engine, path: str
+) -> None:
+    async def transcript(connection: Connection) -> None:
+        await connection.answer(b'{"text":"hello"}')
+
+    engine.behaviour = transcript
+    gateway = await start(active(engine))
+    form = gateway.client.build_request(
+        "POST",
+        path,
+        data={"model": "gpt-4", "language": "en"},
+        files={"file": ("a.wav", bytes(range(256)) * 1000, "audio/wav")},
+    )
+    sent = await form.aread()
+    answer = await gateway.client.send(form)
+    assert answer.json() == {"text": "hello"}
+    assert engine.requests[0].path == path
+    assert engine.requests[0].headers["content-type"] == form.headers["content-type"]
+    assert engine.requests[0].body == sent.replace(b"gpt-4", b"mistral")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_compressed_body_reaches_the_engine_plain(
+    start: Start, engine: Engine, coding: str
+) -> None:
+    gateway = await start(active(engine))
+    packed = gzip.compress(CONTENT) if coding == "gzip" else zlib.compress(CONTENT)
+    answer = await gateway.client.post(CHAT, content=packed, headers={"content-encoding": coding})
     assert answer.status_code == 200
-    assert answer.json() == {"model": "mistral"}
-    assert engine.requests[0].path == "/v1" + path
-    assert engine.requests[0].body == content
+    assert engine.requests[0].body == CONTENT
+    assert "content-encoding" not in engine.requests[0].headers
+    assert engine.requests[0].headers["content-length"] == str(len(CONTENT))
+
+
+async def test_a_client_that_expects_to_be_told_to_go_on_is_told(
+    start: Start, engine: Engine
+) -> None:
+    gateway = await start(active(engine))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+        b"content-length: %d\r\n\r\n" % len(CONTENT)
+    )
+    async with asyncio.timeout(5):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(CONTENT)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    assert engine.requests[0].body == CONTENT
+    assert "expect" not in engine.requests[0].headers
+    writer.close()
+
+
+async def test_the_answer_names_the_model_as_the_client_did(start: Start, engine: Engine) -> None:
+    async def completion(connection: Connection) -> None:
+        await connection.answer(
+            b'{"id":"1", "model": "mistral", "text":"\\"model\\":\\"mistral\\""}'
+        )
+
+    engine.behaviour = completion
+    gateway = await start(active(engine))
+    answer = await gateway.ask("gpt-4")
+    assert answer.content == b'{"id":"1", "model": "gpt-4", "text":"\\"model\\":\\"mistral\\""}'
+    assert answer.headers["x-modelserving-model"] == "mistral"
+    assert "accept-encoding" not in engine.requests[0].headers
+    assert (await gateway.ask("mistral")).json()["model"] == "mistral"
+    assert "accept-encoding" in engine.requests[1].headers
+
+
+@pytest.mark.parametrize(
+    ("path", "event"),
+    [
+        (CHAT, b'data: {"id":"c","model":"mistral","choices":[]}\n\n'),
+        ("/v1/responses", b'event: a\ndata: {"type":"a","response":{"model":"mistral"}}\n\n'),
+        ("/v1/messages", b'event: b\ndata: {"type":"b","message":{"model":"mistral"}}\n\n'),
+    ],
+)
+async def test_every_event_of_a_stream_names_the_model_as_the_client_did(
+    start: Start, engine: Engine, path: str, event: bytes
+) -> None:
+    async def in_pieces(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        for position in range(0, len(event), 7):
+            await connection.chunk(event[position : position + 7])
+        await connection.chunk(b"data: [DONE]\n\n")
+        await connection.chunk(b"")
+
+    engine.behaviour = in_pieces
+    gateway = await start(active(engine))
+    answer = await gateway.client.post(path, json={"model": "gpt-4", "stream": True})
+    assert answer.content == event.replace(b"mistral", b"gpt-4") + b"data: [DONE]\n\n"
+
+
+async def test_a_transcript_as_text_is_never_rewritten(start: Start, engine: Engine) -> None:
+    text = b'they said "model": "mistral"'
+
+    async def transcript(connection: Connection) -> None:
+        await connection.answer(text, content_type="text/plain")
+
+    engine.behaviour = transcript
+    gateway = await start(active(engine))
+    assert (await gateway.ask("gpt-4")).content == text
+
+
+async def test_every_header_of_an_api_passes_and_none_that_is_for_the_gateway(
+    start: Start, engine: Engine
+) -> None:
+    async def twice(connection: Connection) -> None:
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n"
+            b"x-modelserving-model: forged\r\nopenai-processing-ms: 3\r\n\r\n{}"
+        )
+
+    engine.behaviour = twice
+    gateway = await start(active(engine))
+    passed = {
+        "accept": "text/event-stream",
+        "anthropic-beta": "tools",
+        "anthropic-version": "2023-06-01",
+        "baggage": "a=1",
+        "endpoint-load-metrics-format": "JSON",
+        "openai-organization": "o",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tracestate": "vendor=1",
+        "user-agent": "me",
+        "x-data-parallel-rank": "0",
+        "x-session-id": "s",
+    }
+    ours = {
+        "x-modelserving-priority": "low",
+        "x-modelserving-swap": "allow",
+        "x-modelserving-anything": "1",
+    }
+    answer = await gateway.client.post(CHAT, json={"model": "mistral"}, headers=passed | ours)
+    got = engine.requests[0].headers
+    assert passed.items() <= got.items()
+    assert not [name for name in got if name.startswith("x-modelserving-")]
+    assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+    assert answer.headers.get_list("x-modelserving-model") == ["mistral"]
+    assert answer.headers["openai-processing-ms"] == "3"
+
+
+async def test_anthropics_clients_get_errors_in_their_own_shape(
+    start: Start, engine: Engine
+) -> None:
+    gateway = await start(active(engine))
+    for path in ("/v1/messages", "/messages/count_tokens"):
+        answer = await gateway.client.post(path, json={"model": "gpt-5"})
+        assert answer.status_code == 404
+        body = answer.json()
+        assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
+        assert (body["error"]["code"], body["error"]["param"]) == ("model_not_found", "model")
+    assert "type" not in (await gateway.ask("gpt-5")).json()
+
+
+async def test_a_stream_of_anthropics_ends_with_an_error_event_of_theirs(
+    start: Start, engine: Engine
+) -> None:
+    async def dying(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        await connection.chunk(b"event: message_start\ndata: {}\n\n")
+        connection.die()
+
+    engine.behaviour = dying
+    gateway = await start(active(engine))
+    answer = await gateway.client.post("/v1/messages", json={"model": "mistral", "stream": True})
+    last = answer.text.strip().split("\n\n")[-1].strip().split("\n")
+    assert last[0] == "event: error"
+    body = json.loads(last[1].removeprefix("data: "))
+    assert (body["type"], body["error"]["type"]) == ("error", "api_error")
+    assert body["error"]["code"] == "upstream_lost"
 
 
 async def test_an_alias_reaches_the_engine_as_the_models_name(start: Start, engine: Engine) -> None:
