@@ -58,6 +58,7 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: float | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
+        pointless: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -66,6 +67,8 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
         self._headers = headers
+        self._pointless = pointless
+        """Whether sending the same again gives the same: clients retry a 409 or 5xx by default."""
 
     @property
     def type(self) -> str:
@@ -93,6 +96,9 @@ class ApiError(Exception):
         if self.retry_after is not None:
             seconds = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(self.retry_after)))
             headers.append((b"retry-after", str(seconds).encode()))
+        if self._pointless:
+            # OpenAI's and Anthropic's clients heed it before they look at the status.
+            headers.append((b"x-should-retry", b"false"))
         return [*headers, *self._headers]
 
 
@@ -240,9 +246,7 @@ def model_not_active(model: str, active: tuple[str, ...]) -> ApiError:
     """409: the client does not want to wait for a swap, and the model is not active."""
     now = f"Active now: {', '.join(active)}." if active else "No model is active now."
     message = f"The model `{model}` is not active, and the request refuses a swap. {now}"
-    # OpenAI's and Anthropic's clients would try a 409 again by themselves.
-    headers = ((b"x-should-retry", b"false"),)
-    return ApiError(409, "model_not_active", message, param="model", headers=headers)
+    return ApiError(409, "model_not_active", message, param="model", pointless=True)
 
 
 def path_not_served_by_model(model: str, path: str) -> ApiError:
