@@ -125,6 +125,135 @@ def test_a_request_is_forwarded_held_or_refused(
         assert decision == expected
 
 
+def wanted(body: dict[str, Any], *demands: tuple[str, str, int]) -> dict[str, Any]:
+    """Return the ModelServing with demand in it: (requester, model, age in seconds)."""
+    entries = [
+        {
+            "requester": requester,
+            "renewTime": NOW.isoformat(),
+            "models": [
+                {"name": model, "waiting": 1, "since": (NOW - timedelta(seconds=age)).isoformat()}
+            ],
+        }
+        for requester, model, age in demands
+    ]
+    return {**body, "spec": {**body["spec"], "requests": entries}}
+
+
+def loads_in(seconds: float) -> dict[str, Any]:
+    return {"models": [{"name": "x", "state": "Stopped", "loadSeconds": seconds}]}
+
+
+XY: dict[str, list[str]] = {"x": [], "y": []}
+OTHER_URL = "http://10.0.0.2:8000"
+PLACES: dict[str, tuple[list[dict[str, Any]], dict[str, int], str]] = {
+    "a free GPU before an idle model": (
+        [serving("a", XY, active="y", endpoint=URL), serving("b", XY)],
+        {},
+        "b",
+    ),
+    "an idle model before a busy one": (
+        [
+            serving("a", XY, active="y", endpoint=URL),
+            serving("b", XY, active="y", endpoint=OTHER_URL),
+        ],
+        {URL: 1},
+        "b",
+    ),
+    "a busy model where others want theirs too": (
+        [
+            wanted(serving("a", XY, active="y", endpoint=URL), ("g", "y", 1)),
+            serving("b", XY, active="y", endpoint=OTHER_URL),
+        ],
+        {},
+        "b",
+    ),
+    "not where another model is on its way": (
+        [serving("a", XY, status={"targetModel": "y"}), serving("b", XY, active="y", endpoint=URL)],
+        {URL: 5},
+        "a",
+    ),
+    "an idle model before another that is on its way": (
+        [serving("a", XY, status={"targetModel": "y"}), serving("b", XY, active="y", endpoint=URL)],
+        {},
+        "b",
+    ),
+    "where it loads fastest": (
+        [serving("a", X, status=loads_in(20)), serving("b", X, status=loads_in(9))],
+        {},
+        "b",
+    ),
+    "not measured counts as half a minute": (
+        [serving("a", X, status=loads_in(31)), serving("b", X)],
+        {},
+        "b",
+    ),
+    "a free GPU that loads slowly before a busy one that loads fast": (
+        [
+            serving("a", XY, active="y", endpoint=URL, status=loads_in(9)),
+            serving("b", X, status=loads_in(90)),
+        ],
+        {URL: 3},
+        "b",
+    ),
+    "where a gateway wants it already": (
+        [
+            serving("a", XY),
+            wanted(serving("b", XY, active="y", endpoint=URL), ("g", "x", 1)),
+        ],
+        {URL: 3},
+        "b",
+    ),
+    "where gateways have wanted it the longest": (
+        [wanted(serving("a", X), ("g", "x", 1)), wanted(serving("b", X), ("h", "x", 2))],
+        {},
+        "b",
+    ),
+    "not where it is wanted but has failed": (
+        [
+            wanted(serving("a", X, status=failed("x", 60)), ("g", "x", 1)),
+            serving("b", X, active="y", endpoint=URL),
+        ],
+        {URL: 3},
+        "b",
+    ),
+}
+
+
+@pytest.mark.parametrize(("servings", "in_flight", "expected"), PLACES.values(), ids=PLACES)
+def test_a_model_that_is_active_nowhere_is_wanted_where_a_swap_costs_least(
+    servings: list[dict[str, Any]], in_flight: dict[str, int], expected: str
+) -> None:
+    assert decide(catalog(*servings), "x", NOW, in_flight) == Hold(expected)
+
+
+LOADS = st.dictionaries(st.sampled_from([URL, OTHER_URL]), st.integers(0, 9))
+
+
+@given(LOADS, LOADS, st.sampled_from(["a", "b"]), st.integers(0, 9), st.integers(0, 9))
+def test_gateways_that_see_each_others_demand_agree_whatever_runs_through_each(
+    one: dict[str, int], other: dict[str, int], where: str, age: int, other_age: int
+) -> None:
+    """Both have published, maybe at different places; from then on they choose the same."""
+    elsewhere = "b" if where == "a" else "a"
+    bodies = {
+        "a": serving("a", XY, active="y", endpoint=URL),
+        "b": serving("b", XY, active="y", endpoint=OTHER_URL),
+    }
+    bodies[where] = wanted(bodies[where], ("g", "x", age))
+    bodies[elsewhere] = wanted(bodies[elsewhere], ("h", "x", other_age))
+    seen = catalog(*bodies.values())
+    if age != other_age:
+        assert decide(seen, "x", NOW, one) == decide(seen, "x", NOW, other)
+
+
+def test_a_request_may_go_to_every_place_that_serves_its_model() -> None:
+    both = catalog(
+        serving("a", X, active="x", endpoint=URL), serving("b", X, active="x", endpoint=URL)
+    )
+    assert decide(both, "x", NOW) == served("a", "b")
+
+
 @pytest.mark.parametrize(("seconds", "header"), [(0.2, b"1"), (12.3, b"13"), (3600, b"60")])
 def test_retry_after_is_a_whole_number_of_seconds_up_to_sixty(
     seconds: float, header: bytes
