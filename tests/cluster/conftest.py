@@ -30,7 +30,7 @@ from tests.harness.engines.engine_images import build_sim
 from tests.harness.errors import HarnessError
 from tests.harness.kubectl_server import KubectlServer
 
-VALUES = {
+VALUES: dict[str, Any] = {
     # Short, so that a gateway that dies while it holds requests is forgotten within the test.
     "operator": {"demandExpirySeconds": 6},
     "gateway": {
@@ -42,6 +42,8 @@ VALUES = {
         "keepaliveSeconds": 2,
         "maxBodyBytes": 1_048_576,
         "shutdownDelaySeconds": 1,
+        # Any free port: clients that go through the Service come in there.
+        "service": {"type": "NodePort"},
     },
 }
 

@@ -22,6 +22,7 @@ DEPLOYMENTS: Final = "/apis/apps/v1/namespaces/{}/deployments"
 PODS: Final = "/api/v1/namespaces/{}/pods"
 SERVICES: Final = "/api/v1/namespaces/{}/services"
 EVENTS: Final = "/api/v1/namespaces/{}/events"
+NODES: Final = "/api/v1/nodes"
 
 
 @dataclass(frozen=True)
