@@ -53,8 +53,9 @@ QUIET: Final = timedelta(seconds=1)
 """Within its residency a model gives way only after at least this long without work: a client that
 sends one request after the other leaves gaps of milliseconds, and they must not end its turn."""
 
-PATIENCE: Final = 0.5
-"""Of a swap's cost: how long an idle model is kept within its residency while others wait."""
+PATIENCE: Final = 1.0
+"""Of a swap's cost: how long an idle model is kept within its residency while one other waits. Where
+several wait each of them pays for it, so it is shared among them."""
 
 PROPORTION: Final = 3.0
 """Of a swap's cost: the residency. At most a quarter of the GPU's time goes into swaps that no
@@ -139,7 +140,7 @@ class _Turn:
         urgent = target.priority is Priority.HIGH
         return cls(
             latest=max(entered, latest),
-            free_at=_free_at(facts, active, residency, cost),
+            free_at=_free_at(facts, active, residency, PATIENCE * cost / len(waiting)),
             urgent_at=max(entered, began + max(least, proportion)) if urgent else None,
             late=late,
             late_text=_late_text(facts, active, in_order, late) if late else "",
@@ -195,7 +196,7 @@ def _begun(facts: Facts, began: datetime, proportion: timedelta) -> datetime:
     return began + proportion if queueing else began
 
 
-def _free_at(facts: Facts, active: str, residency: timedelta, cost: float) -> datetime | None:
+def _free_at(facts: Facts, active: str, residency: timedelta, patience: float) -> datetime | None:
     """Return when the active model gives way by itself, or None while it is busy."""
     if facts.idle_since is None or _is_wanted(facts, active):
         # What gateways held for it is on its way: an engine that looks idle is not done yet.
@@ -203,8 +204,8 @@ def _free_at(facts: Facts, active: str, residency: timedelta, cost: float) -> da
     if facts.unasked or facts.active_since is None:
         # A residency is for those who asked: what was loaded for nobody gives way at once.
         return facts.idle_since
-    patience = max(QUIET, timedelta(seconds=PATIENCE * cost))
-    quiet_from = max(facts.idle_since, facts.active_since) + patience
+    quiet = max(QUIET, timedelta(seconds=patience))
+    quiet_from = max(facts.idle_since, facts.active_since) + quiet
     return max(facts.idle_since, min(facts.active_since + residency, quiet_from))
 
 

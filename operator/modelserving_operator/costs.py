@@ -26,11 +26,17 @@ _DEVIATIONS: Final = 4
 _FIRST_DEVIATION: Final = 0.125
 """Of the mean, while it is a guess or one sample: it is planned with half as much again."""
 
-_DRAIN_FADE: Final = 0.1
-"""What a shorter drain takes off the longest one remembered: it is forgotten over some ten swaps."""
+_DRAIN_FADE: Final = 0.03
+"""What a shorter drain takes off the longest one remembered: it is forgotten over some thirty."""
+
+_DRAIN_MARGIN: Final = 1.25
+"""The longest answer is yet to come."""
+
+_LATEST_DRAINS: Final = 8
+"""Pairs whose drains count for every model: a round or two."""
 
 _BUSY_DRAIN_SECONDS: Final = 0.5
-"""A shorter drain was one of an idle engine (0.1 s until gateways know, one poll) and says nothing
+"""A drain no longer than that was one of an idle engine (0.1 s until gateways know, one poll) and says nothing
 about how long its answers take."""
 
 _STOP_GUESS_SECONDS: Final = 5.0
@@ -39,8 +45,8 @@ _STOP_GUESS_SECONDS: Final = 5.0
 _SWAP_GUESS_SECONDS: Final = 30.0
 """Where nothing at all was measured: a 7B model from a page cache."""
 
-_DRAIN_GUESS_SECONDS: Final = 10.0
-"""Some hundred tokens at the pace of a busy card."""
+_DRAIN_GUESS_SECONDS: Final = 20.0
+"""600 tokens at 30 a second, before one was seen."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Costs:
     """Seconds that swaps take, between any two models."""
 
     pairs: Mapping[tuple[str, str], SwapCost] = field(default_factory=dict)
+    """In the order of their last swaps."""
     loads: Mapping[str, float] = field(default_factory=dict)
     """Measured load of a model, from scale-up to the first completion."""
 
@@ -76,13 +83,18 @@ class Costs:
         return self._guess(leaving, target) * (1 + _DEVIATIONS * _FIRST_DEVIATION)
 
     def drain(self, model: str) -> float:
-        """Return how long a busy model takes to finish what it is running, at the most lately."""
+        """Return how long a busy model takes at most to finish what it is running, by experience.
+
+        Its own drains and the latest of all count: how long answers get is the clients' doing more
+        than the model's, and one who has not yet asked this one for a long answer may do so next.
+        """
+        latest = [*self.pairs][-_LATEST_DRAINS:]
         seen = [
             each.drain_seconds
-            for (leaving, _), each in self.pairs.items()
-            if leaving == model and each.drain_seconds is not None
+            for pair, each in self.pairs.items()
+            if each.drain_seconds is not None and (pair[0] == model or pair in latest)
         ]
-        return max(seen, default=_DRAIN_GUESS_SECONDS)
+        return max(seen) * _DRAIN_MARGIN if seen else _DRAIN_GUESS_SECONDS
 
     def _guess(self, leaving: str | None, target: str) -> float:
         into = [each.seconds for (_, to_model), each in self.pairs.items() if to_model == target]
@@ -130,7 +142,7 @@ def _smoothed(before: SwapCost | None, sample: Sample) -> SwapCost:
 
 
 def _longest(before: float | None, drain: float) -> float | None:
-    if drain < _BUSY_DRAIN_SECONDS:
+    if drain <= _BUSY_DRAIN_SECONDS:
         return before
     if before is None or drain >= before:
         return round(drain, 3)
