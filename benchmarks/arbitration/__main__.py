@@ -1,4 +1,4 @@
-"""`make bench-arbitration`: every discipline on every workload; --quick is a look at three models."""
+"""`make bench-arbitration`: every discipline, every workload; --quick: three models."""
 
 from typing import Annotated
 

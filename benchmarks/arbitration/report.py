@@ -87,7 +87,8 @@ def _plot(rows: Sequence[Row]) -> Path:
     for key, group in _scenarios(rows):
         axis = axes[lines.index((key[0], key[2]))][kinds.index(key[1])]
         axis.axvline(key[3], color="#bbbbbb", linestyle="-" if key[4] else ":")
-        for row in group:
+        rows_here = list(group)
+        for row in rows_here:
             mark = (
                 "*" if row["policy"] == "ours" else "_" if row["policy"] == "clairvoyant" else "o"
             )
@@ -102,7 +103,7 @@ def _plot(rows: Sequence[Row]) -> Path:
             )
         axis.set_title(f"{key[1]}, {key[0]} models, {key[2]:g} s", fontsize=8)
         axis.tick_params(labelsize=7)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.1 * max(*(row["max_wait_s"] for row in rows_here), key[3]))
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncol=len(labels), fontsize=9)
     figure.supxlabel("longest wait, s (grey line: maxWaitSeconds; dotted: cannot be promised)")
@@ -119,7 +120,7 @@ Key = tuple[int, str, float, int, bool]
 
 def _scenarios(rows: Iterable[Row]) -> Iterable[tuple[Key, Iterable[Row]]]:
     fields = ("models", "workload", "cost", "bound_s", "feasible")
-    return groupby(rows, key=lambda row: tuple(row[field] for field in fields))  # type: ignore[return-value]
+    return groupby(rows, key=lambda row: tuple(row[field] for field in fields))
 
 
 def _cell(row: Row) -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from benchmarks.arbitration.workloads import Arrival, Workload
+from modelserving_api.priority import HANDICAP_SECONDS
 from modelserving_api.spec import Demand as PublishedDemand
 from modelserving_api.spec import RequestEntry, Swap
 from modelserving_api.status import SwapCost
@@ -106,8 +107,6 @@ class Record:
     cut_off: list[Request] = field(default_factory=list)
     """Requests that a drain budget has ended."""
     decisions: int = 0
-    foretold: bool = False
-    """Whether the policy ever said that somebody's wait would go beyond the bound."""
 
     def waits(self, model: str | None = None) -> list[float]:
         """Return how long requests waited until their model was ready; so far, if they still do."""
@@ -218,7 +217,7 @@ class Simulation:
                 self._at(due, lambda: self._publish(gateway) if gateway.due == due else None)
             return
         gateway.published, gateway.last_write, gateway.due = wanted, self._now, -1.0
-        gateway.entry = _entry(gateway.name, wanted, self._now) if wanted else None
+        gateway.entry = _entry(gateway, self._now) if wanted else None
         self._look_at(self._now + LATENCY_SECONDS)
         self._publish(gateway)
 
@@ -256,7 +255,6 @@ class Simulation:
             return
         self.record.decisions += 1
         decision = self._discipline(self._facts())
-        self.record.foretold = self.record.foretold or bool(decision.late)
         match decision:
             case SwapTo(model) if model is not None:
                 self.record.causes.append(decision.cause)
@@ -285,7 +283,8 @@ class Simulation:
         return aggregate(entries, self.record.workload.models)
 
     def _begin(self, target: str) -> None:
-        assert target != self._active
+        if target == self._active:
+            raise ValueError(f"a swap of {target} to itself")
         self._current = CurrentSwap(self._active, target, self._now)
         self._at(self._now + DRAIN_POLL_SECONDS[0], self._drain)
 
@@ -308,8 +307,7 @@ class Simulation:
 
     def _ready(self) -> None:
         swap = self._current
-        assert swap is not None
-        assert swap.drained is not None
+        assert swap is not None and swap.drained is not None  # noqa: PT018
         self._current, self._active, self._active_since = None, swap.target, self._now
         self._unasked = False
         self._pod += 1
@@ -334,9 +332,17 @@ def moment(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def _entry(requester: str, wanted: dict[str, Demand], now: float) -> RequestEntry:
+def _entry(gateway: Gateway, now: float) -> RequestEntry:
     models = [
-        PublishedDemand(name=model, waiting=demand.waiting, since=demand.since)
-        for model, demand in wanted.items()
+        PublishedDemand(
+            name=model,
+            waiting=demand.waiting,
+            since=demand.since,
+            priority=min(
+                (each.arrival.priority for each in gateway.held[model]),
+                key=HANDICAP_SECONDS.__getitem__,
+            ),
+        )
+        for model, demand in gateway.published.items()
     ]
-    return RequestEntry(requester=requester, renew_time=moment(now), models=models)
+    return RequestEntry(requester=gateway.name, renew_time=moment(now), models=models)

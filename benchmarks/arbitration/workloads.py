@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from modelserving_api.priority import Priority
+
 HOURS: Final = 2.0
 TRACE: Final = Path(__file__).parent / "trace.csv"
 
@@ -27,6 +29,7 @@ class Arrival:
     seconds: float
     model: str
     service_seconds: float
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True)

@@ -467,7 +467,7 @@ class Swap(SpecType):
     min_residency_seconds: Seconds = Field(
         default=30,
         description="How long a model that was loaded stays at the least, unless it has been quiet"
-        " for half of what a swap costs; raised to three times that cost as measured here."
+        " for as long as a swap takes; raised to three times what a swap takes, as measured here."
         " maxWaitSeconds goes before it. 0: an idle model gives way at once, however short its"
         " turn was.",
     )

@@ -16,9 +16,9 @@ times: one server, a queue for each model, and a price for going from one to ano
   (Takagi, "Queueing analysis of polling models", ACM Computing Surveys 20(1), 1988).
 - An idle server that pays for switching does better to wait a little (Hofri & Ross, "On the optimal
   control of two queues with server setup times", SIAM J. Computing 16(2), 1987). How long is the
-  ski rental problem: with waiting as dear as the swap, no more than twice what one would have paid
-  who knew the future (Karlin et al., "Competitive snoopy caching", Algorithmica 3, 1988). So a model
-  that was loaded stays for a residency, unless it has been quiet for half of a swap's cost.
+  ski rental problem: who waits for as long as the swap costs never pays more than twice what one
+  would have paid who knew the future (Karlin et al., "Competitive snoopy caching", Algorithmica 3,
+  1988). So a model that was loaded stays for a residency, unless it has been quiet for that long.
 - Between models, as within one, the earliest due date goes first, due being arrival plus the
   handicap of the priority class; but only if all others can still be ready in time after it.
 """
@@ -54,8 +54,8 @@ QUIET: Final = timedelta(seconds=1)
 sends one request after the other leaves gaps of milliseconds, and they must not end its turn."""
 
 PATIENCE: Final = 1.0
-"""Of a swap's cost: how long an idle model is kept within its residency while one other waits. Where
-several wait each of them pays for it, so it is shared among them."""
+"""Of a swap's cost: how long an idle model is kept within its residency while one other waits.
+Where several wait, each of them pays for it, so it is shared among them."""
 
 PROPORTION: Final = 3.0
 """Of a swap's cost: the residency. At most a quarter of the GPU's time goes into swaps that no

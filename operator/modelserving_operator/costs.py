@@ -36,8 +36,8 @@ _LATEST_DRAINS: Final = 8
 """Pairs whose drains count for every model: a round or two."""
 
 _BUSY_DRAIN_SECONDS: Final = 0.5
-"""A drain no longer than that was one of an idle engine (0.1 s until gateways know, one poll) and says nothing
-about how long its answers take."""
+"""A drain no longer than that was one of an idle engine (0.1 s until gateways know, one poll) and
+says nothing about how long its answers take."""
 
 _STOP_GUESS_SECONDS: Final = 5.0
 """A Pod's end, before one was seen: vLLM takes 2 to 7 s to exit and be removed."""

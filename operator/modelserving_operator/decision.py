@@ -42,7 +42,7 @@ class Facts:
     active: str | None = None
     active_since: datetime | None = None
     unasked: bool = False
-    """Nobody had asked for the active model when it was loaded: it was the default, or came back."""
+    """Nobody had asked for the active model when it was loaded: the default, or a way back."""
     activity: EngineActivity | None = None
     """What the active engine is doing; None: it did not say."""
     idle_since: datetime | None = None
@@ -58,7 +58,7 @@ class Facts:
     costs: Costs = field(default_factory=Costs)
 
     def seconds_until(self, moment: datetime) -> float:
-        """Return how long a pause until then is; never zero, which would turn a loop into a spin."""
+        """Return the pause until then; never zero, which would turn a loop into a spin."""
         return max((moment - self.now).total_seconds(), 0.05)
 
 

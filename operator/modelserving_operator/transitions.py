@@ -49,6 +49,7 @@ class Turn:
     announcements: tuple[Announcement, ...] = ()
     look_again_seconds: float = RESYNC_SECONDS
     telling: Telling = field(default_factory=Telling)
+    decision: policy.Decision | None = None
 
 
 def begin(
