@@ -148,15 +148,15 @@ class _Turn:
 
     def ends(self, facts: Facts) -> list[tuple[datetime, Cause, str]]:
         """Return what may end the turn: when, by which rule, and how a person is told."""
-        ends = [(self.latest, Cause.MAXIMUM_WAIT, _BOUND_TEXT)]
+        ends: list[tuple[datetime, Cause, str]] = []
         if self.free_at is not None:
             ends.append((self.free_at, Cause.FELL_IDLE, f"; {facts.active} is idle"))
         if self.urgent_at is not None:
             ends.append((self.urgent_at, Cause.PRIORITY, _URGENT_TEXT))
-        return ends
+        return [*ends, (self.latest, Cause.MAXIMUM_WAIT, _BOUND_TEXT)]
 
 
-_BOUND_TEXT: Final = ", and with what a swap takes maxWaitSeconds is near"
+_BOUND_TEXT: Final = ", and to wait any longer would put maxWaitSeconds at risk"
 _URGENT_TEXT: Final = " with high priority"
 
 
