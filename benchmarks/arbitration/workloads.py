@@ -52,7 +52,10 @@ def make(name: str, models: int, seed: int) -> Workload:
     rng = random.Random(f"{name}-{models}-{seed}")
     declared = names(models)
     seconds = HOURS * 3600
-    arrivals = sorted(KINDS[name](declared, seconds, rng), key=lambda each: each.seconds)
+    arrivals = sorted(
+        (each for each in KINDS[name](declared, seconds, rng) if each.seconds < seconds),
+        key=lambda each: each.seconds,
+    )
     return Workload(name, declared, seconds, tuple(arrivals))
 
 
@@ -117,7 +120,7 @@ def _recorded(models: tuple[str, ...], seconds: float, _: random.Random) -> Iter
     with TRACE.open(newline="") as file:
         for row in csv.DictReader(file):
             moment, index = float(row["seconds"]), int(row["model"])
-            if index < len(models) and moment < seconds:
+            if index < len(models):
                 yield Arrival(moment, models[index], float(row["service_seconds"]))
 
 

@@ -8,8 +8,10 @@ times: one server, a queue for each model, and a price for going from one to ano
   Queueing Systems 6, 1990). It starves the others, so it is time-limited:
 - the others' maximum wait ends it by a look ahead (lookahead.py): the first swap begins just early
   enough for everyone who waits to be ready in time, the earliest deadline first. That moment is
-  reckoned twice: with drains as long as the budget allows, and as long as they were lately. The
-  first is used where the active model has had its residency by then, since it is certain.
+  reckoned twice: with drains as long as the budget allows, and as long as they were lately. Where
+  a turn of each, drained for its whole budget, fits into the bound, the first one is kept to, and
+  nobody waits longer whatever happens. Elsewhere it is used once the active model has had its
+  residency, and until then the second: the bound holds if no drain is longer than of late.
 - Gated service, where the bound cannot be kept: a turn lasts until what waited when it began has
   been let into the engine and the engine has begun it, for three times a swap's cost at most.
   Gated turns keep every queue bounded that any discipline could keep bounded, whatever swaps cost
@@ -132,10 +134,13 @@ class _Turn:
         in_order = sorted(waiting, key=lambda each: (each.since, each.model))
         entered = _entered(facts, active, began)
         likely = _latest(facts, in_order, budget=False)
+        certain = _latest(facts, in_order, budget=True)
         if likely < entered:
-            latest = max(entered, _begun(facts, began, proportion))
+            latest = _begun(facts, began, proportion)
+        elif _round_seconds(facts, active, in_order, budget=True) <= facts.swap.max_wait_seconds:
+            latest = certain
         else:
-            latest = min(likely, max(_latest(facts, in_order, budget=True), began + residency))
+            latest = min(likely, max(certain, began + residency))
         late = _late(facts, in_order, max(entered, facts.now))
         urgent = target.priority is Priority.HIGH
         return cls(
@@ -167,6 +172,12 @@ def _latest(facts: Facts, in_order: Waiting, *, budget: bool) -> datetime:
         facts.active, _visits(facts, in_order), facts.costs, _turn_seconds(facts, budget=budget)
     )
     return latest - timedelta(seconds=reserve)
+
+
+def _round_seconds(facts: Facts, active: str, in_order: Waiting, *, budget: bool) -> float:
+    """Return how long one turn for everybody takes: what the maximum wait must not be below."""
+    models = [active, *(each.model for each in in_order)]
+    return round_seconds(models, facts.costs, _turn_seconds(facts, budget=budget))
 
 
 def _turn_seconds(facts: Facts, *, budget: bool) -> TurnSeconds:
@@ -229,11 +240,11 @@ def _late(facts: Facts, in_order: Waiting, start: datetime) -> dict[str, float]:
 
 def _late_text(facts: Facts, active: str, in_order: Waiting, late: Mapping[str, float]) -> str:
     bound = facts.swap.max_wait_seconds
-    round_ = [active, *(each.model for each in in_order)]
-    needed = round_seconds(round_, facts.costs, _turn_seconds(facts, budget=False))
+    needed = _round_seconds(facts, active, in_order, budget=False)
     if needed > bound:
+        models = ", ".join([active, *(each.model for each in in_order)])
         return (
-            f"maxWaitSeconds={bound} cannot be kept: a turn for each of {', '.join(round_)}"
+            f"maxWaitSeconds={bound} cannot be kept: a turn for each of {models}"
             f" takes {needed:.0f} s in all"
         )
     return f"maxWaitSeconds={bound} will be missed for {', '.join(sorted(late))}"
