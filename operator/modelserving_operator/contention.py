@@ -22,7 +22,8 @@ times: one server, a queue for each model, and a price for going from one to ano
   would have paid who knew the future (Karlin et al., "Competitive snoopy caching", Algorithmica 3,
   1988). So a model that was loaded stays for a residency, unless it has been quiet for that long.
 - Between models, as within one, the earliest due date goes first, due being arrival plus the
-  handicap of the priority class; but only if all others can still be ready in time after it.
+  handicap of the priority class; but only if all others can still be ready in time after it, or
+  if somebody cannot in any order.
 """
 
 from collections.abc import Mapping
@@ -101,10 +102,15 @@ def contend(facts: Facts, active: str, waiting: Waiting) -> Decision:
 
 
 def choose(facts: Facts, waiting: Waiting) -> ModelDemand:
-    """Return who is next: the earliest due, if everybody else can still be ready in time."""
+    """Return who is next: the earliest due, if everybody else can still be ready in time.
+
+    Where somebody cannot whoever goes first, the bound is lost, and the due dates alone decide.
+    """
     overdue_first = sorted(waiting, key=lambda each: (each.since, each.model))
     urgent = min(waiting, key=lambda each: (each.due, each.model))
     if urgent is overdue_first[0]:
+        return urgent
+    if _late(facts, overdue_first, facts.now):
         return urgent
     others = [each for each in overdue_first if each is not urgent]
     latest = _latest(facts, [urgent, *others], budget=False)

@@ -226,6 +226,17 @@ INTO_THE_TURN = 5
             id="a residency goes before the certainty that the bound is kept",
         ),
         pytest.param(
+            # 10 s for the swap and 20 s of drain are left.
+            busy(
+                swap=Swap(drain_timeout_seconds=20),
+                demand=(wants("coder", 90.1),),
+                active_since=ago(INTO_THE_TURN),
+            ),
+            "coder",
+            Cause.MAXIMUM_WAIT,
+            id="unless that can be made certain for all",
+        ),
+        pytest.param(
             busy(demand=(wants("coder", 83), wants("llava", 82)), active_since=ago(INTO_THE_TURN)),
             None,
             Cause.SERVING_ON,
@@ -292,6 +303,15 @@ INTO_THE_TURN = 5
             "coder",
             Cause.FELL_IDLE,
             id="but the bound holds for low as well",
+        ),
+        pytest.param(
+            facts(
+                swap=Swap(max_wait_seconds=60),
+                demand=(wants("coder", 99), wants("llava", 80, priority=Priority.HIGH)),
+            ),
+            "llava",
+            Cause.FELL_IDLE,
+            id="where the bound is lost the due dates alone decide",
         ),
         pytest.param(
             busy(
@@ -501,7 +521,8 @@ def test_no_model_is_swapped_out_before_its_requests_are_in(given_facts: Facts) 
     since = given_facts.active_since
     just_loaded = since is not None and START - since < LEAST_TURN
     decision = decide(given_facts)
-    if just_loaded and given_facts.activity is not None and given_facts.activity.busy:
+    busy_now = given_facts.activity is not None and given_facts.activity.busy
+    if given_facts.active is not None and just_loaded and busy_now:
         assert not isinstance(decision, SwapTo) or decision.cause is Cause.PINNED
 
 
