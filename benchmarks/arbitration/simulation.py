@@ -167,7 +167,7 @@ class Simulation:
             self._count_time(min(when, end) - min(self._now, end))
             self._now = when
             event()
-            if self._now >= end and not any(any(each.held.values()) for each in self._gateways):
+            if self._now > end and not any(any(each.held.values()) for each in self._gateways):
                 break
         self.record.ended = self._now
         self._close_spell(self._now)

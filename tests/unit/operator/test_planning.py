@@ -298,6 +298,7 @@ def test_a_changed_spec_of_the_active_model_is_a_drained_swap_to_itself() -> Non
     world.run(until=world.active("mistral"))
 
     assert world.deployments["mistral"].spec_hash != before
+    assert world.status.swap_costs == [], "no swap from one model to another"
 
 
 def test_a_changed_spec_of_a_stopped_model_disturbs_nobody() -> None:

@@ -390,6 +390,36 @@ def test_the_turn_of_a_model_ends(given_facts: Facts, target: str | None, cause:
     assert (decision.model if isinstance(decision, SwapTo) else None) == target
 
 
+@pytest.mark.parametrize(
+    ("given_facts", "seconds"),
+    [
+        pytest.param(
+            busy(demand=(wants("coder"),)), 0.5, id="a busy engine may fall idle any time"
+        ),
+        pytest.param(
+            facts(active_since=ago(5), demand=(wants("mistral"), wants("coder"))),
+            0.5,
+            id="and so may one that is to get what gateways hold",
+        ),
+        pytest.param(
+            facts(active_since=ago(5), idle_since=ago(3), demand=(wants("coder"),)),
+            6,
+            id="an idle one is asked again when patience ends: nine seconds from its last work",
+        ),
+        pytest.param(
+            busy(demand=(wants("coder", 49.9),)), 0.1, id="no look comes later than the last moment"
+        ),
+    ],
+)
+def test_it_is_looked_again_when_something_can_have_changed(
+    given_facts: Facts, seconds: float
+) -> None:
+    decision = decide(given_facts)
+
+    assert isinstance(decision, Stay)
+    assert decision.look_again_seconds == pytest.approx(seconds)
+
+
 def test_a_bound_that_cannot_be_kept_is_told_with_its_reason() -> None:
     decision = decide(
         busy(
