@@ -4,15 +4,17 @@ No models, no engines: what to answer is decided elsewhere.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from enum import StrEnum
+from types import TracebackType
 from typing import Any, Final
 
 from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.content_coding import is_plain
 from modelserving_gateway.errors import ApiError, Dialect
 from modelserving_gateway.headers import RawHeaders
+from modelserving_gateway.server_exchange import EXTENSION, ServerExchange
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,10 +23,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 _FAILING_SECONDS: Final = 5.0
 """To tell an error to a client, the discarding of its body included."""
-
-_STALLED_SECONDS: Final = 120.0
-"""A client that takes no byte for this long has left without saying so. Twice the idle time-out of
-common load balancers, which would have cut it off by then."""
 
 _DISCARD_SECONDS: Final = 2.0
 """How long the rest of a refused body is still read, so that the client gets to read the answer
@@ -57,9 +55,10 @@ class Client:
         self.sent = Sent.NOTHING
         self.status: int | None = None
         self.bytes_sent = 0
+        self._exchange: ServerExchange = scope["extensions"][EXTENSION]
         self._receive = receive
         self._send = send
-        self._timeout: asyncio.Timeout | None = None
+        self._attended: asyncio.Task[Any] | None = None
         self._interruption: Exception | None = None
 
     def body_size(self, limit: int) -> int:
@@ -76,6 +75,10 @@ class Client:
 
     async def read_body(self, limit: int, seconds: float) -> bytes:
         """Read the whole body. Raises ApiError (408, 413) or ClientLeftError."""
+        if (body := self._exchange.whole_body()) is not None:
+            if len(body) > limit:
+                raise errors.body_too_large(limit)
+            return body
         try:
             async with asyncio.timeout(seconds):
                 return await self._read_body(limit)
@@ -92,34 +95,38 @@ class Client:
                 return bytes(body)
         raise ClientLeftError
 
-    @asynccontextmanager
-    async def attended(self) -> AsyncIterator[None]:
+    def attended(self) -> "_Attendance":
         """Run the block until the client leaves (ClientLeftError) or `interrupt` is called.
 
         The body must have been read: from then on only a disconnection can be received.
         """
-        watcher = asyncio.create_task(self._watch())
-        try:
-            async with asyncio.timeout(None) as self._timeout:
-                yield
-        except TimeoutError:
-            if self._interruption is None:
-                raise
-            raise self._interruption from None
-        finally:
-            self._timeout = None
-            watcher.cancel()
+        return _Attendance(self)
 
     def interrupt(self, error: Exception) -> None:
         """End the attended block with this error; without one, do nothing."""
-        if self._timeout is None or self._interruption is not None or self.sent is Sent.ALL:
+        if self._attended is None or self._interruption is not None or self.sent is Sent.ALL:
             return
         self._interruption = error
-        self._timeout.reschedule(asyncio.get_running_loop().time())
+        self._attended.cancel()
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def attend(self) -> None:
+        """Begin the attended block in this task."""
+        if self._exchange.disconnected:
+            raise ClientLeftError
+        self._attended = asyncio.current_task()
+        self._exchange.on_left = self._left
+
+    def leave_alone(self, error: BaseException | None) -> None:
+        """End the attended block; raises the interruption in place of its cancellation."""
+        task, self._attended = self._attended, None
+        self._exchange.on_left = None
+        if self._interruption is None or task is None:
+            return
+        # As asyncio.timeout does it: only if nobody else has cancelled the task, too.
+        if task.uncancel() <= 0 and isinstance(error, asyncio.CancelledError):
+            raise self._interruption from None
+
+    def _left(self) -> None:
         self.interrupt(ClientLeftError())
 
     async def start(self, status: int, answer_headers: RawHeaders, kind: Sent) -> None:
@@ -147,11 +154,7 @@ class Client:
         await self._send_body(chunk, more=False)
 
     async def _send_body(self, chunk: bytes, *, more: bool) -> None:
-        try:
-            async with asyncio.timeout(_STALLED_SECONDS):
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-        except TimeoutError:
-            raise ClientLeftError from None
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def answer(self, status: int, answer_headers: RawHeaders, body: bytes) -> None:
         """Send a whole answer."""
@@ -196,3 +199,23 @@ class Client:
             message = await self._receive()
             if message["type"] != "http.request" or not message.get("more_body"):
                 return
+
+
+class _Attendance:
+    """The context of Client.attended; a class, since a generator costs each request more."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __enter__(self) -> None:
+        self._client.attend()
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        self._client.leave_alone(error)

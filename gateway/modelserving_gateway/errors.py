@@ -260,6 +260,22 @@ def invalid_header(name: str, expected: str) -> ApiError:
     return ApiError(400, "invalid_header", f"The header {name} must be {expected}.", param=name)
 
 
+def malformed_request() -> ApiError:
+    """400: what came is not HTTP/1.1."""
+    return ApiError(400, "malformed_request", "The request is not valid HTTP/1.1.")
+
+
+def headers_too_large(limit: int) -> ApiError:
+    """431: the head of the request is above the limit."""
+    return ApiError(431, "headers_too_large", f"The headers are larger than {limit} bytes.")
+
+
+def headers_too_slow(seconds: float) -> ApiError:
+    """408: the head of the request did not arrive in time."""
+    message = f"The headers did not arrive within {seconds:g} seconds."
+    return ApiError(408, "headers_too_slow", message)
+
+
 def engine_error(model: str, status: int, body: bytes) -> ApiError:
     """The engine's own error, for a client to whom only an event can tell it any more."""
     try:

@@ -29,6 +29,7 @@ from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.proxy import Proxy
 from modelserving_gateway.publish import Publication, Publisher
 from modelserving_gateway.queueing import Limits
+from modelserving_gateway.server import Bounds, bounded
 from modelserving_gateway.settings import Settings
 from modelserving_gateway.upstream import Upstreams
 from modelserving_gateway.watch import Watcher
@@ -62,6 +63,8 @@ class Gateway:
         )
         self._dispatcher = Dispatcher(limits, settings.max_in_flight)
         self._metrics = Metrics(self._dispatcher.waiting)
+        for bound, value in settings.bounds.items():
+            self._metrics.limit.labels(bound).set(value)
         self._upstreams = Upstreams(
             connect_timeout=settings.upstream_connect_timeout_seconds,
             read_timeout=settings.upstream_read_timeout_seconds,
@@ -99,7 +102,14 @@ class Gateway:
                 self._application,
                 host=settings.host,
                 port=settings.port,
-                http="httptools",
+                http=bounded(
+                    Bounds(
+                        settings.max_header_bytes,
+                        settings.header_timeout_seconds,
+                        settings.stalled_client_seconds,
+                        lambda error: self._metrics.rejected.labels(error.code).inc(),
+                    )
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,

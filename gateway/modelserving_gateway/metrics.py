@@ -4,6 +4,7 @@ Only instruments; nothing is decided here. A label never holds what a client wro
 name of a declared model, or empty.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -57,6 +58,16 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self.limit = Gauge(
+            f"{_PREFIX}limit",
+            "What bounds this gateway, to be seen beside what it bounds.",
+            ["bound"],
+            registry=self.registry,
+        )
+        tasks = Gauge(
+            f"{_PREFIX}tasks", "Tasks of the event loop: grows when one leaks.", registry=self.registry
+        )
+        tasks.set_function(lambda: len(asyncio.all_tasks()))
         self.body_bytes = Gauge(
             f"{_PREFIX}body_bytes",
             "Bytes of request bodies in memory: being read, held or forwarded.",

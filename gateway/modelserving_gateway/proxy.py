@@ -102,7 +102,7 @@ class Proxy:
             exchange.held = self._dispatcher.ticket(
                 exchange.model, len(content), exchange.wishes.priority
             )
-            async with client.attended():
+            with client.attended():
                 await self._until_answered(exchange, content)
 
     async def _read(self, exchange: Exchange, caller: Caller) -> bytes:
