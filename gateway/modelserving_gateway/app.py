@@ -6,11 +6,12 @@ Raw ASGI: a handful of routes needs no framework. Nothing about models is decide
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any, Final
 
 import structlog
 
-from modelserving_gateway import errors, views
+from modelserving_gateway import errors, openapi, views
 from modelserving_gateway.access import Access
 from modelserving_gateway.client import Client, Receive, Scope, Send
 from modelserving_gateway.dispatch import Dispatcher
@@ -42,6 +43,9 @@ class Application:
         self._access = access
         self._fresh = fresh
         self._listed = listed
+        self._openapi = json.dumps(
+            openapi.document(keys=access.required, version=version("modelserving"))
+        ).encode()
         self._log = structlog.get_logger(__name__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +88,8 @@ class Application:
             case Page.STATUS:
                 self._access.identify(client.headers)
                 await _answer_json(client, 200, self._status())
+            case Page.OPENAPI:
+                await client.answer(200, _JSON, self._openapi)
             case Page.HEALTH:
                 await _answer_json(client, 200, {"status": "alive"})
             case Page.READY:

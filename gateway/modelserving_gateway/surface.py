@@ -19,6 +19,7 @@ class Page(StrEnum):
     HEALTH = "health"
     READY = "ready"
     METRICS = "metrics"
+    OPENAPI = "openapi"
 
 
 class Form(StrEnum):
@@ -68,7 +69,7 @@ _ENGINE_PATHS_AT_THE_ROOT: Final = (
 )
 """vLLM serves those two without /v1 only."""
 
-_FORWARDED: Final = {
+FORWARDED: Final = {
     **{each.path: each for each in _ENGINE_PATHS},
     **{each.path.removeprefix("/v1"): each for each in _ENGINE_PATHS},
     **{each.path: each for each in _ENGINE_PATHS_AT_THE_ROOT},
@@ -76,13 +77,14 @@ _FORWARDED: Final = {
     "/v2/rerank": Forwarded("/v2/rerank", streams=False),
 }
 
-_PAGES: Final = {
+PAGES: Final = {
     "/v1/models": Page.MODELS,
     "/models": Page.MODELS,
     "/status": Page.STATUS,
     "/healthz": Page.HEALTH,
     "/readyz": Page.READY,
     "/metrics": Page.METRICS,
+    "/openapi.json": Page.OPENAPI,
 }
 
 _ONE_MODEL_PREFIXES: Final = ("/v1/models/", "/models/")
@@ -91,7 +93,7 @@ _ONE_MODEL_PREFIXES: Final = ("/v1/models/", "/models/")
 
 def route(method: str, path: str) -> Route:
     """Return what is asked for. Raises ApiError (404, 405)."""
-    if (forwarded := _FORWARDED.get(path)) is not None:
+    if (forwarded := FORWARDED.get(path)) is not None:
         if method != "POST":
             raise method_not_allowed(method, path, "POST")
         return forwarded
@@ -104,7 +106,7 @@ def route(method: str, path: str) -> Route:
 
 
 def _page(path: str) -> Page | OneModel | None:
-    if (page := _PAGES.get(path)) is not None:
+    if (page := PAGES.get(path)) is not None:
         return page
     for prefix in _ONE_MODEL_PREFIXES:
         if path.startswith(prefix) and len(path) > len(prefix):

@@ -177,6 +177,7 @@ async def test_a_key_does_not_fall_back_to_a_model_that_it_may_not_use(
         ("/healthz", 200),
         ("/readyz", 200),
         ("/metrics", 200),
+        ("/openapi.json", 200),
     ],
 )
 async def test_what_tells_of_models_needs_a_key_and_what_probes_ask_does_not(

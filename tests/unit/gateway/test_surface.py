@@ -108,6 +108,7 @@ PAGES = {
     "/healthz": Page.HEALTH,
     "/readyz": Page.READY,
     "/metrics": Page.METRICS,
+    "/openapi.json": Page.OPENAPI,
 }
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "SLEEP"]
