@@ -1,7 +1,7 @@
 """API keys as they are declared: who may ask which models, how much and how urgently.
 
 Pure. Only hashes of keys are here, and no message tells what was written in a broken file. Why
-SHA-256 is enough for them: docs/decisions/0014-api-keys.md.
+SHA-256 is enough for them: docs/decisions/0015-api-keys.md.
 """
 
 import hashlib
