@@ -277,15 +277,15 @@ def headers_too_slow(seconds: float) -> ApiError:
 
 
 def engine_error(model: str, status: int, body: bytes) -> ApiError:
-    """The engine's own error, for a client to whom only an event can tell it any more."""
+    """The engine's own error, where it does not come in the client's shape."""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     error = answer.get("error", answer) if isinstance(answer, dict) else None
     fields = error if isinstance(error, dict) else {}
-    message = fields.get("message")
-    if not isinstance(message, str):
+    message = fields.get("message", fields.get("detail"))
+    if not isinstance(message, str) or not message:
         message = f"The engine of `{model}` answered with status {status}."
     code = fields.get("code")
     param = fields.get("param")

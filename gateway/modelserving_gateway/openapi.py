@@ -129,7 +129,7 @@ def document(*, keys: bool, version: str) -> _Json:
 
 def _forwarded(path: str, forwarded: Forwarded) -> _Json:
     error = "AnthropicError" if forwarded.dialect is Dialect.ANTHROPIC else "Error"
-    own = {str(status): _any_json(text) for status, text in _ENGINES_OWN.items()}
+    own = {str(status): _answer(text, f"{error}OfEngine") for status, text in _ENGINES_OWN.items()}
     return {
         "operationId": _operation_id("post", path),
         "summary": _SUMMARIES[forwarded.path],
@@ -255,6 +255,9 @@ def _errors(statuses: tuple[int, ...], schema: str, *, engine_too: bool = False)
         answer = _answer(_ERRORS[status], schema)
         if engine_too:
             answer["description"] += " Or the engine's own error."
+            own = answer["content"]["application/json"]["schema"]
+            engines = {"$ref": f"#/components/schemas/{schema}OfEngine"}
+            answer["content"]["application/json"]["schema"] = {"anyOf": [own, engines]}
         if status in (429, 503):
             answer["headers"]["Retry-After"] = _RETRY_AFTER
         if status in _NO_REQUEST_YET:
@@ -269,10 +272,6 @@ def _answer(description: str, schema: str) -> _Json:
         "headers": {"X-Request-Id": _REQUEST_ID},
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
     }
-
-
-def _any_json(description: str) -> _Json:
-    return {"description": description, "content": {"application/json": {"schema": {}}}}
 
 
 def _operation_id(method: str, path: str) -> str:
@@ -293,7 +292,25 @@ def _error_fields(types: list[str]) -> _Json:
     }
 
 
+_ENGINES_FIELDS: Final[_Json] = {
+    "type": "object",
+    "required": ["message"],
+    "properties": {"message": {"type": "string"}},
+}
+
 _SCHEMAS: Final[_Json] = {
+    "ErrorOfEngine": {
+        "type": "object",
+        "description": "An engine's error in OpenAI's shape; its fields are the engine's.",
+        "required": ["error"],
+        "properties": {"error": _ENGINES_FIELDS},
+    },
+    "AnthropicErrorOfEngine": {
+        "type": "object",
+        "description": "An engine's error in Anthropic's shape; its fields are the engine's.",
+        "required": ["type", "error"],
+        "properties": {"type": {"const": "error"}, "error": _ENGINES_FIELDS},
+    },
     "Error": {
         "type": "object",
         "description": "An error in OpenAI's shape.",

@@ -11,6 +11,7 @@ from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.answer_model import AnswerModel, is_rewritable
 from modelserving_gateway.client import Client, Sent
 from modelserving_gateway.departing import Departure, before_abort, departure
+from modelserving_gateway.engine_errors import in_shape
 from modelserving_gateway.headers import RawHeaders
 from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError
 
@@ -79,6 +80,9 @@ async def _pass_plain(
     body, whole = await _first_bytes(chunks)
     if whole:
         _require_answer(answer.status, body, asked)
+        if answer.status >= 400:
+            await _pass_error(client, answer, asked, body)
+            return
         body = body if names is None else names.in_body(body)
         await client.answer(answer.status, headers.to_client(answer.headers), body)
         return
@@ -89,6 +93,18 @@ async def _pass_plain(
     async for chunk in chunks:
         await client.write(chunk)
     await client.finish()
+
+
+async def _pass_error(client: Client, answer: Answer, asked: Asked, body: bytes) -> None:
+    """Pass the engine's own error on, in the client's shape."""
+    head = headers.to_client(answer.headers)
+    if headers.first(head, b"content-encoding") in (None, b"identity"):
+        shaped = in_shape(answer.status, body, client.dialect, asked.model)
+        if shaped is not body:
+            body = shaped
+            head = [each for each in head if each[0] != b"content-type"]
+            head.append((b"content-type", b"application/json"))
+    await client.answer(answer.status, head, body)
 
 
 def _with_length(head: RawHeaders, answer: Answer, sent: bytes, received: bytes) -> RawHeaders:
