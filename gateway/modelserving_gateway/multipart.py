@@ -75,18 +75,21 @@ def fields(content: bytes, boundary: bytes) -> Iterator[Field]:
 
 
 def _disposition(head: bytes) -> tuple[str, bool]:
-    for line in head.split(b"\r\n"):
-        key, _, value = line.partition(b":")
-        if key.strip().lower() != b"content-disposition":
-            continue
-        kind, parameters = _parsed(value.decode("utf-8", "replace"))
+    """Return a part's name and whether it is a file, where all readers would find the same."""
+    lines = (line.partition(b":") for line in head.split(b"\r\n"))
+    given = [value for key, _, value in lines if key.strip().lower() == b"content-disposition"]
+    if len(given) == 1:
+        kind, parameters = _parsed(given[0].decode("utf-8", "replace"))
         if kind == "form-data" and "name" in parameters:
             return parameters["name"], bool({"filename", "filename*"} & parameters.keys())
     raise invalid_body("A part has no name: its content-disposition must be form-data with one.")
 
 
 def _parsed(value: str) -> tuple[str, dict[str, str]]:
-    """Return a header's value and its parameters, of which the first of a name counts."""
+    """Return a header's value and its parameters, of which the first of a name counts.
+
+    A header that does not end where its parameters do has none that all readers agree on.
+    """
     main, semicolon, _ = value.partition(";")
     parameters: dict[str, str] = {}
     position = len(main)
@@ -95,4 +98,5 @@ def _parsed(value: str) -> tuple[str, dict[str, str]]:
         text = match["token"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
         parameters.setdefault(match["name"].lower(), text)
         position = match.end()
-    return main.strip().lower(), parameters
+    whole = not semicolon or not value[position:].strip("; \t")
+    return main.strip().lower(), parameters if whole else {}

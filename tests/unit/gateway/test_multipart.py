@@ -153,6 +153,11 @@ NO_FORMS: dict[str, tuple[bytes, str]] = {
     "model not UTF-8": (form(part(b"\xff")), "UTF-8"),
     "a part without name": (form(part(b"a", "form-data")), "no name"),
     "an attachment": (form(part(b"a", 'attachment; name="model"')), "no name"),
+    "garbage after the name": (form(part(b"a", 'form-data; name="model"x')), "no name"),
+    "two names": (
+        form(part(b"a", 'form-data; name=x\r\nContent-Disposition: form-data; name="model"')),
+        "no name",
+    ),
     "a part without headers": (form(f"--{BOUNDARY}\r\n\r\na\r\n".encode()), "no name"),
     "truncated in a part": (part(b"a")[:-2], "ends within a part"),
     "truncated in headers": (part(b"a")[:30], "do not end"),
