@@ -4,7 +4,7 @@ Pure bookkeeping, by a clock that is passed in. Each replica limits by itself: n
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from modelserving_gateway.priority import Priority
 from modelserving_gateway.rate import MinuteRate
 
 _BEARER: Final = b"bearer"
+_UNCOUNTED: Final = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,14 @@ class Access:
                 return _caller(key)
         raise errors.invalid_api_key(given=bool(presented))
 
-    @contextmanager
-    def entered(self, caller: Caller) -> Iterator[None]:
+    def entered(self, caller: Caller) -> AbstractContextManager[None]:
         """Count a request of the caller until the block ends. Raises ApiError (429)."""
         if caller.max_in_flight is None and caller.requests_per_minute is None:
-            yield
-            return
+            return _UNCOUNTED
+        return self._counted(caller)
+
+    @contextmanager
+    def _counted(self, caller: Caller) -> Iterator[None]:
         usage = self._usage.setdefault(caller.name, _Usage(MinuteRate()))
         if caller.max_in_flight is not None and usage.in_flight >= caller.max_in_flight:
             raise errors.too_many_in_flight(caller.max_in_flight)

@@ -6,8 +6,11 @@ Pure. The body is never re-serialised: only the bytes of `model`'s value are eve
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
+
+import orjson
 
 from modelserving_gateway import multipart
 from modelserving_gateway.content_coding import decoded
@@ -31,7 +34,7 @@ _TRUE: Final = frozenset({b"1", b"on", b"t", b"true", b"y", b"yes"})
 """What vLLM's forms take for true (pydantic's conversion from strings)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Body:
     """A JSON object or a form with a `model`, decompressed."""
 
@@ -40,16 +43,20 @@ class Body:
     stream: bool
     """Whether the client asks for its answer as server-sent events."""
     _form: Form
-    _start: int
-    _end: int
+    _span: tuple[int, int] | None = None
+    """Where the model's name stands in the content; None where nobody has looked yet."""
 
     def for_model(self, name: str) -> bytes:
-        """Return the body that asks for `name` instead; the same bytes when it does already."""
+        """Return the body that asks for `name` instead; the same bytes when it does already.
+
+        Raises ApiError (400).
+        """
         if name == self.model:
             return self.content
+        start, end = self._span or _walked(self.content)._span or (0, 0)
         value = name if self._form is Form.MULTIPART else json.dumps(name)
         view = memoryview(self.content)
-        return b"".join((view[: self._start], value.encode(), view[self._end :]))
+        return b"".join((view[:start], value.encode(), view[end:]))
 
 
 def read_body(
@@ -94,12 +101,22 @@ def _read_form(content: bytes, boundary: bytes) -> Body:
     asks_for_events = stream is not None and (
         content[stream.start : stream.end].strip().lower() in _TRUE
     )
-    return Body(content, name, asks_for_events, Form.MULTIPART, model.start, model.end)
+    return Body(content, name, asks_for_events, Form.MULTIPART, (model.start, model.end))
 
 
 def _read_json(content: bytes) -> Body:
-    if sum(content.count(mark) for mark in b"{[,") > _MOST_VALUES:
+    if len(content) > _MOST_VALUES and sum(map(content.count, b"{[,")) > _MOST_VALUES:
         raise invalid_body(f"The body holds more than {_MOST_VALUES} values.")
+    # Where this does not do, the slow way finds out why, or reads what orjson is too strict for.
+    with suppress(orjson.JSONDecodeError):
+        value = orjson.loads(content)
+        if isinstance(value, dict) and isinstance(model := value.get("model"), str) and model:
+            return Body(content, model, value.get("stream") is True, Form.JSON)
+    return _walked(content)
+
+
+def _walked(content: bytes) -> Body:
+    """Read it member by member, with the place of the model's name."""
     try:
         text = content.decode("utf-8")
         members = {key: span for key, *span in _members(text) if key in ("model", "stream")}
@@ -116,7 +133,8 @@ def _read_json(content: bytes) -> Body:
     if not isinstance(model, str) or not model:
         raise invalid_body("`model` must be a string that is not empty.", param="model")
     stream = members.get("stream", (False,))[0] is True
-    return Body(content, model, stream, Form.JSON, _offset(text, start), _offset(text, end))
+    span = (_offset(text, start), _offset(text, end))
+    return Body(content, model, stream, Form.JSON, span)
 
 
 def _offset(text: str, position: int) -> int:

@@ -4,8 +4,7 @@ Pure bookkeeping. A body is kept until its request is answered, since it may hav
 what has left the queue is still here.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from modelserving_gateway.errors import bodies_full
 
@@ -18,21 +17,18 @@ class BodyBudget:
         self.taken = 0
         """Bytes that bodies take, or have been promised."""
 
-    @contextmanager
-    def share(self, size: int) -> Iterator["Share"]:
+    def share(self, size: int) -> "Share":
         """Promise so many bytes to one body until the block ends. Raises ApiError (429)."""
         if self.taken + size > self._limit:
             raise bodies_full(self._limit)
-        share = Share(self, size)
         self.taken += size
-        try:
-            yield share
-        finally:
-            self.taken -= share.size
+        return Share(self, size)
 
 
 class Share:
-    """What one body takes of the budget."""
+    """What one body takes of the budget, until its block is left."""
+
+    __slots__ = ("_budget", "size")
 
     def __init__(self, budget: BodyBudget, size: int) -> None:
         self._budget = budget
@@ -42,3 +38,14 @@ class Share:
         """Give back what the body turned out not to need."""
         self._budget.taken -= self.size - size
         self.size = size
+
+    def __enter__(self) -> "Share":
+        return self
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        __: BaseException | None,
+        ___: TracebackType | None,
+    ) -> None:
+        self._budget.taken -= self.size

@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport and set the socket's options."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass of it
         connected = transport.get_extra_info("socket")
         for level, option, value in _TCP_OPTIONS:
             connected.setsockopt(level, option, value)

@@ -5,11 +5,12 @@ Knows HTTP requests and no models; what a failure means is upstream.py's.
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
-from modelserving_gateway.engine_connection import Connection
+from modelserving_gateway.engine_connection import Connection, Exchange
+from modelserving_gateway.headers import RawHeaders
 
 KEEP_ALIVE_SECONDS: Final = 4.0
 """vLLM's server closes a silent connection after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): we do before
@@ -54,13 +55,40 @@ class EngineTransport(httpx.AsyncBaseTransport):
         """Send the request and wait for the head of its answer. Raises httpx.TransportError."""
         if request.url.netloc != self._authority:
             raise httpx.UnsupportedProtocol(f"{request.url} is not at this engine")
-        method = request.method.encode()
-        head = _head(method, request)
-        content = b"".join([part async for part in _parts(request)])
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise httpx.UnsupportedProtocol("a request's content must be asynchronous")
         timeouts = request.extensions.get("timeout", {})
-        connection = self._kept() or await self._connect(timeouts.get("connect"))
-        self._busy[connection] = request.extensions.get("patience", 0.0)
-        exchange = connection.begin(method, head, content, timeouts.get("read"))
+        exchange = await self.send(
+            request.method.encode(),
+            request.url.raw_path,
+            request.headers.raw,
+            b"".join([part async for part in request.stream]),
+            connect_timeout=timeouts.get("connect"),
+            read_timeout=timeouts.get("read"),
+            patience=request.extensions.get("patience", 0.0),
+        )
+        return httpx.Response(exchange.status, headers=exchange.headers, stream=exchange)
+
+    async def send(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: RawHeaders,
+        content: bytes,
+        *,
+        connect_timeout: float | None,
+        read_timeout: float | None,
+        patience: float,
+    ) -> Exchange:
+        """Do what handle_async_request does, without httpx's objects for a request and an answer.
+
+        The headers are complete: `host` and `content-length` are the caller's. Raises
+        httpx.TransportError.
+        """
+        head = _head(method, target, headers)
+        connection = self._kept() or await self._connect(connect_timeout)
+        self._busy[connection] = patience
+        exchange = connection.begin(method, head, content, read_timeout)
         if self._leaving:
             self._dismiss(connection)
         try:
@@ -68,7 +96,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         except BaseException:
             exchange.close()
             raise
-        return httpx.Response(exchange.status, headers=exchange.headers, stream=exchange)
+        return exchange
 
     def leave(self) -> None:
         """Let what runs go on only as long as it may, and keep no connection.
@@ -164,22 +192,12 @@ class EngineTransport(httpx.AsyncBaseTransport):
             self._sweep = loop.call_later(KEEP_ALIVE_SECONDS - age, self._close_old)
 
 
-def _parts(request: httpx.Request) -> httpx.AsyncByteStream:
-    if not isinstance(request.stream, httpx.AsyncByteStream):
-        raise httpx.UnsupportedProtocol("a request's content must be asynchronous")
-    return request.stream
-
-
-def _head(method: bytes, request: httpx.Request) -> bytes:
-    """Return the request's head. Raises httpx.LocalProtocolError when it would not be one."""
-    lines: list[Any] = [method, b" ", request.url.raw_path, b" HTTP/1.1\r\n"]
-    raw = request.headers.raw
-    for name, value in raw:
-        lines += (name, b": ", value, b"\r\n")
-    lines.append(b"\r\n")
-    head = b"".join(lines)
+def _head(method: bytes, target: bytes, headers: RawHeaders) -> bytes:
+    """Return a request's head. Raises httpx.LocalProtocolError when it would not be one."""
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join(lines))
     # One look at the whole instead of one at each header: nothing but our own line ends.
-    ends = len(raw) + 2
+    ends = len(lines) + 2
     if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
         raise httpx.LocalProtocolError("a header of the request holds a line break")
     return head

@@ -1,7 +1,8 @@
 """Which headers travel through the gateway, in both directions, and the request's id.
 
-Pure. Hop-by-hop headers (RFC 9110, section 7.6.1) end here. An answer's content-encoding survives,
-because its body passes as it is; a request's does not, because engines get plain bodies.
+Pure. All names are lower case, as both sides give them. Hop-by-hop headers (RFC 9110, section
+7.6.1) end here. An answer's content-encoding survives, because its body passes as it is; a
+request's does not, because engines get plain bodies.
 """
 
 import os
@@ -47,6 +48,19 @@ _OURS: Final = b"x-modelserving-"
 _CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key"})
 _ACCEPT_ENCODING: Final = frozenset({b"accept-encoding"})
 
+_NOT_FOR_ENGINES: Final = {
+    (readable, credentials): _HOP_BY_HOP
+    | _MADE_ANEW_FOR_ENGINES
+    | (_ACCEPT_ENCODING if readable else frozenset())
+    | (frozenset() if credentials else _CREDENTIALS)
+    for readable in (False, True)
+    for credentials in (False, True)
+}
+_NOT_FOR_CLIENTS: Final = _HOP_BY_HOP | _MADE_ANEW_FOR_CLIENTS
+
+_CONNECTION_OPTIONS: Final = frozenset({b"close", b""})
+"""What `connection` names that is no header."""
+
 _ACCEPTABLE_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 """Visible ASCII: an id is written to logs and sent back."""
 
@@ -63,22 +77,22 @@ def to_engine(
     `readable`: its answer must come uncompressed. `credentials`: whether the client's own pass,
     which they must not where they are the gateway's keys.
     """
-    left_out = _MADE_ANEW_FOR_ENGINES
-    if readable:
-        left_out |= _ACCEPT_ENCODING
-    if not credentials:
-        left_out |= _CREDENTIALS
-    return [*_end_to_end(headers, left_out), (REQUEST_ID, request_id)]
+    kept = _end_to_end(headers, _NOT_FOR_ENGINES[readable, credentials])
+    kept.append((REQUEST_ID, request_id))
+    return kept
 
 
 def to_client(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
     """Return the headers of the engine's answer that belong to the client's."""
-    return _end_to_end(headers, _MADE_ANEW_FOR_CLIENTS)
+    return _end_to_end(headers, _NOT_FOR_CLIENTS)
 
 
 def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """Return the first value of a header, or None; `name` is lower case."""
-    return next((value for key, value in headers if key.lower() == name), None)
+    """Return the first value of a header, or None; all names are lower case."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -89,21 +103,15 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return os.urandom(16).hex().encode()
 
 
-def _end_to_end(
-    headers: Iterable[tuple[bytes, bytes]], made_anew: frozenset[bytes]
-) -> list[tuple[bytes, bytes]]:
-    lowered = [(name.lower(), value) for name, value in headers]
-    named = {
-        token.strip().lower()
-        for name, value in lowered
-        if name == b"connection"
-        for token in value.split(b",")
-    }
-    return [
-        (name, value)
-        for name, value in lowered
-        if name not in _HOP_BY_HOP
-        and name not in made_anew
-        and name not in named
-        and not name.startswith(_OURS)
-    ]
+def _end_to_end(headers: Iterable[tuple[bytes, bytes]], left_out: frozenset[bytes]) -> RawHeaders:
+    kept: RawHeaders = []
+    named: set[bytes] = set()
+    for header in headers:
+        name, value = header
+        if name == b"connection":
+            named.update(token.strip().lower() for token in value.split(b","))
+        elif name not in left_out and not name.startswith(_OURS):
+            kept.append(header)
+    if named and named - _HOP_BY_HOP - _CONNECTION_OPTIONS:
+        return [header for header in kept if header[0] not in named]
+    return kept

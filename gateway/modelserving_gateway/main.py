@@ -13,10 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import orjson
 import structlog
 import uvicorn
 import uvloop
 from pydantic import ValidationError
+from structlog.tracebacks import ExceptionDictTransformer
 
 from modelserving_gateway.access import Access
 from modelserving_gateway.app import Application
@@ -227,12 +229,13 @@ def _configure_logging(settings: Settings) -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level.value),
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
+            # Without the values of variables: among them are keys and prompts.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
+        logger_factory=structlog.BytesLoggerFactory(),
         cache_logger_on_first_use=True,
     )
     # uvicorn and aiohttp log through the standard library: only what a person must see.

@@ -6,6 +6,7 @@ name of a declared model, or empty.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Final
 
 from prometheus_client import (
@@ -39,6 +40,7 @@ class Metrics:
 
     def __init__(self, waiting: Callable[[], Mapping[str, Waiting]]) -> None:
         self.registry = CollectorRegistry()
+        self._of_model: dict[str, ModelMetrics] = {}
         ProcessCollector(registry=self.registry)
         self.registry.register(_Queues(waiting))
         self.requests = self._counter(
@@ -65,7 +67,7 @@ class Metrics:
             registry=self.registry,
         )
         tasks = Gauge(
-            f"{_PREFIX}tasks", "Tasks of the event loop: grows when one leaks.", registry=self.registry
+            f"{_PREFIX}tasks", "Tasks; it grows where one is leaked.", registry=self.registry
         )
         tasks.set_function(lambda: len(asyncio.all_tasks()))
         self.body_bytes = Gauge(
@@ -106,6 +108,12 @@ class Metrics:
             "watch_failures_total", "Times that reading the ModelServings failed.", []
         )
 
+    def of_model(self, model: str) -> "ModelMetrics":
+        """Return the instruments of a model; asking prometheus_client each time costs more."""
+        if (found := self._of_model.get(model)) is None:
+            found = self._of_model[model] = ModelMetrics(self, model)
+        return found
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -117,6 +125,37 @@ class Metrics:
         return Histogram(
             _PREFIX + name, documentation, ["model"], buckets=buckets, registry=self.registry
         )
+
+
+class ModelMetrics:
+    """What every request of one model counts."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._by_status: dict[int, Counter] = {}
+
+    @cached_property
+    def in_flight(self) -> Gauge:
+        """Requests that an engine works on."""
+        return self._metrics.in_flight.labels(self._model)
+
+    @cached_property
+    def held_seconds(self) -> Histogram:
+        """How long held requests waited."""
+        return self._metrics.held_seconds.labels(self._model)
+
+    @cached_property
+    def first_byte_seconds(self) -> Histogram:
+        """From forwarding to the first byte of the answer's body."""
+        return self._metrics.first_byte_seconds.labels(self._model)
+
+    def answered(self, status: int) -> None:
+        """Count a request by its status."""
+        if (counter := self._by_status.get(status)) is None:
+            counter = self._metrics.requests.labels(self._model, str(status))
+            self._by_status[status] = counter
+        counter.inc()
 
 
 class _Queues(Collector):

@@ -24,11 +24,14 @@ from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.passing import Asked, pass_on
 from modelserving_gateway.queueing import QueueFullError
+from modelserving_gateway.request_log import RequestLog
 from modelserving_gateway.routing import Refuse, fallback
-from modelserving_gateway.settings import Settings
+from modelserving_gateway.settings import LogLevel, Settings
 from modelserving_gateway.surface import Forwarded
 from modelserving_gateway.upstream import FailureKind, UpstreamError, Upstreams
 from modelserving_gateway.wishes import read_wishes
+
+_LEVELS_WITH_REQUESTS: Final = frozenset({LogLevel.DEBUG, LogLevel.INFO})
 
 CLIENT_LEFT_STATUS: Final = 499
 """What logs and metrics call a client that left; nobody receives it (nginx's convention)."""
@@ -59,7 +62,8 @@ class Proxy:
         self._running: set[Client] = set()
         self._bodies = BodyBudget(settings.max_held_bytes)
         metrics.body_bytes.set_function(lambda: self._bodies.taken)
-        self._log = structlog.get_logger("modelserving_gateway.request")
+        self._request_log = RequestLog(enabled=settings.log_level in _LEVELS_WITH_REQUESTS)
+        self._log = structlog.get_logger(__name__)
 
     @property
     def in_flight(self) -> int:
@@ -271,7 +275,7 @@ class Proxy:
         """Send to the engine and pass its answer on. Raises UpstreamError, ApiError."""
         client = exchange.client
         begun = time.monotonic()
-        in_flight = self._metrics.in_flight.labels(exchange.model)
+        in_flight = self._metrics.of_model(exchange.model).in_flight
         in_flight.inc()
         try:
             async with self._upstreams.post(
@@ -296,13 +300,13 @@ class Proxy:
             in_flight.dec()
 
     def _account(self, exchange: Exchange) -> None:
-        metrics = self._metrics
-        metrics.requests.labels(exchange.model, str(exchange.status)).inc()
+        metrics = self._metrics.of_model(exchange.model)
+        metrics.answered(exchange.status)
         if exchange.was_held:
-            metrics.held_seconds.labels(exchange.model).observe(exchange.held_seconds)
+            metrics.held_seconds.observe(exchange.held_seconds)
         if exchange.first_byte_seconds is not None:
-            metrics.first_byte_seconds.labels(exchange.model).observe(exchange.first_byte_seconds)
-        self._log.info("request", **exchange.line())
+            metrics.first_byte_seconds.observe(exchange.first_byte_seconds)
+        self._request_log.write(exchange.line())
 
 
 async def _tell(exchange: Exchange, error: ApiError) -> None:

@@ -3,13 +3,15 @@
 Thin: no routing, no retries, nothing about clients. A failure is told once, in one exception.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import Final
+from types import TracebackType
+from typing import Any, Final
 
 import httpx
 
+from modelserving_gateway.engine_connection import Exchange
 from modelserving_gateway.engine_transport import EngineTransport
 from modelserving_gateway.headers import RawHeaders
 
@@ -39,18 +41,27 @@ class UpstreamError(Exception):
 class Answer:
     """An engine's answer, of whose body the first chunk is there."""
 
-    def __init__(self, response: httpx.Response, first: bytes, rest: AsyncIterator[bytes]) -> None:
-        self.status = response.status_code
-        self.headers: RawHeaders = response.headers.raw
-        self._first = first
-        self._rest = rest
+    __slots__ = ("_exchange", "_first", "headers", "status")
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes, undecoded. Raises UpstreamError."""
-        yield self._first
+    def __init__(self, exchange: Exchange, first: bytes) -> None:
+        self.status = exchange.status
+        self.headers: RawHeaders = exchange.headers
+        self._exchange = exchange
+        self._first: bytes | None = first
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Return the body as it comes, undecoded, to be gone through once. Raises UpstreamError."""
+        return self
+
+    def __aiter__(self) -> "Answer":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         try:
-            async for chunk in self._rest:
-                yield chunk
+            return await anext(self._exchange)
         except httpx.TransportError as error:
             raise _upstream_error(error, amid_answer=True) from error
 
@@ -59,16 +70,15 @@ class _Engine:
     """One endpoint: its transport, and what every request to it has in common."""
 
     def __init__(self, endpoint: str) -> None:
+        origin = httpx.URL(endpoint)
         self.endpoint = endpoint
-        self.origin = httpx.URL(endpoint)
-        self.transport = EngineTransport(self.origin)
-        self._urls: dict[str, httpx.URL] = {}
+        self.host = (b"host", origin.netloc)
+        self.transport = EngineTransport(origin)
+        self._prefix = origin.raw_path.rstrip(b"/")
 
-    def url(self, path: str) -> httpx.URL:
-        """Return the URL of a path; parsing one costs more than all else of a request."""
-        if path not in self._urls:
-            self._urls[path] = httpx.URL(self.endpoint.rstrip("/") + path)
-        return self._urls[path]
+    def target(self, path: str) -> bytes:
+        """Return what the request line says for a path."""
+        return self._prefix + path.encode("ascii")
 
 
 class Upstreams:
@@ -77,7 +87,8 @@ class Upstreams:
     def __init__(self, *, connect_timeout: float, read_timeout: float) -> None:
         self._engines: dict[str, _Engine] = {}
         self._leaving: list[_Engine] = []
-        self._timeout = {"connect": connect_timeout, "read": read_timeout}
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
 
     def in_flight(self, endpoint: str) -> int:
         """Return how many requests run on an endpoint now."""
@@ -100,10 +111,9 @@ class Upstreams:
             else:
                 engine.transport.leave()
 
-    @asynccontextmanager
-    async def post(
+    def post(
         self, endpoint: str, path: str, headers: RawHeaders, content: bytes, *, patience: float
-    ) -> AsyncIterator[Answer]:
+    ) -> AbstractAsyncContextManager[Answer]:
         """POST to an engine and wait for the first chunk of its answer's body.
 
         Raises UpstreamError, also when the endpoint has been gone for `patience` seconds: an engine
@@ -114,36 +124,49 @@ class Upstreams:
         engine = self._engines.get(endpoint)
         if engine is None:
             engine = self._engines[endpoint] = _Engine(endpoint)
-        request = httpx.Request(
-            "POST",
-            engine.url(path),
-            headers=[
-                (b"host", engine.origin.netloc),
-                *headers,
-                (b"content-length", b"%d" % len(content)),
-            ],
-            # `content=` would look at every header again, at three times the cost.
-            stream=httpx.ByteStream(content),
-            extensions={"timeout": self._timeout, "patience": patience},
+        return _Post(
+            engine.transport.send(
+                b"POST",
+                engine.target(path),
+                [engine.host, *headers, (b"content-length", b"%d" % len(content))],
+                content,
+                connect_timeout=self._connect_timeout,
+                read_timeout=self._read_timeout,
+                patience=patience,
+            )
         )
+
+
+class _Post:
+    """The context of Upstreams.post; a class, since a generator costs each request more."""
+
+    __slots__ = ("_exchange", "_sending")
+
+    def __init__(self, sending: Coroutine[Any, Any, Exchange]) -> None:
+        self._sending = sending
+        self._exchange: Exchange | None = None
+
+    async def __aenter__(self) -> Answer:
         try:
-            response = await engine.transport.handle_async_request(request)
+            exchange = self._exchange = await self._sending
+            return Answer(exchange, await anext(exchange, b""))
         except httpx.TransportError as error:
             raise _upstream_error(error) from error
-        body = response.stream
-        assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101
-        try:
-            chunks = aiter(body)
-            yield Answer(response, await _first(chunks), chunks)
-        finally:
-            await body.aclose()
+        except BaseException:
+            self._let_go()
+            raise
 
+    async def __aexit__(
+        self,
+        _: type[BaseException] | None,
+        __: BaseException | None,
+        ___: TracebackType | None,
+    ) -> None:
+        self._let_go()
 
-async def _first(chunks: AsyncIterator[bytes]) -> bytes:
-    try:
-        return await anext(chunks, b"")
-    except httpx.TransportError as error:
-        raise _upstream_error(error) from error
+    def _let_go(self) -> None:
+        if self._exchange is not None:
+            self._exchange.close()
 
 
 def _upstream_error(error: httpx.TransportError, *, amid_answer: bool = False) -> UpstreamError:

@@ -39,14 +39,21 @@ class Wishes:
     """How long it waits at most."""
 
 
+_NONE: Final = {priority: Wishes(priority=priority) for priority in Priority}
+"""Those of a request that asks for nothing."""
+
+
 def read_wishes(headers: RawHeaders, *, usual: Priority, most: Priority) -> Wishes:
     """Read the headers of a request. Raises ApiError (400).
 
     `usual` is the priority of a request that asks for none, `most` the highest that it may have.
     """
+    for name, _ in headers:
+        if name.startswith(_PREFIX):
+            break
+    else:
+        return _NONE[usual]
     given = {name: value.decode("latin-1").strip() for name, value in headers if _is_ours(name)}
-    if not given:
-        return Wishes(priority=usual)
     return Wishes(
         priority=at_most(_priority(_get(given, PRIORITY), usual), most),
         may_swap=_may_swap(_get(given, SWAP)),

@@ -1,0 +1,36 @@
+"""The line that each request leaves in the log: the same JSON as all other lines, written directly.
+
+It is on the path of every request: structlog's pipeline would cost a fifth of all that a request
+costs.
+"""
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+
+class RequestLog:
+    """Writes to standard output, unless the level is above `info`."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def write(self, fields: Mapping[str, Any]) -> None:
+        """Write one line, at once: nothing is lost when the process is killed."""
+        if not self._enabled:
+            return
+        line = {
+            "event": "request",
+            "level": "info",
+            "timestamp": datetime.now(UTC),
+            **fields,
+        }
+        output = sys.stdout.buffer
+        output.write(orjson.dumps(line, option=_OPTIONS))
+        output.flush()
+
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
