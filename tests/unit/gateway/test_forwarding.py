@@ -406,7 +406,7 @@ async def test_connections_are_kept_but_not_beyond_their_endpoint(
 async def test_a_resident_model_is_never_remembered_beyond_the_watch(
     start: Start, engine: Engine
 ) -> None:
-    """Seen elsewhere (docs/lessons.md): instant 502s after a swap, until the proxy was restarted."""
+    """Seen elsewhere (docs/lessons.md): 502s after a swap, until the proxy was restarted."""
     coder = await Engine().start()
     cluster = active(engine)
     gateway = await start(cluster)
