@@ -10,7 +10,7 @@ import urllib.parse
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, cast
 
 import httptools
@@ -116,12 +116,30 @@ class BoundedProtocol(HttpToolsProtocol):
         self._packet_bytes = len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._stop_after_this_answer()  # Nothing is upgraded here: what follows is not HTTP.
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(errors.malformed_request())
         if self._in_head and not self._refused:
             self._bound_head()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read on as if no upgrade had been asked for (RFC 9110, section 7.8).
+
+        The parser takes a request that asks for one to end with its head. Java's HttpClient and
+        curl ask for HTTP/2 with each first request, bodies included.
+        """
+        framing = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in self.headers
+            if name in (b"content-length", b"transfer-encoding")
+        ]
+        going_on = _AfterHead(self)
+        self.parser = httptools.HttpRequestParser(going_on)
+        self.parser.feed_data(b"".join((b"POST / HTTP/1.1\r\n", *framing, b"\r\n")))
+        going_on.begun = True
+        if rest:
+            self.data_received(rest)
 
     def pause_writing(self) -> None:
         """Give a client that does not read its time."""
@@ -157,8 +175,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
         if self._refused or self._is_too_large():
             return
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
+        path, raw_path, query = _parsed(self.url)
         version = self.parser.get_http_version()
         exchange = ServerExchange(
             {
@@ -167,9 +184,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 "http_version": version,
                 "method": self.parser.get_method().decode("ascii"),
                 "scheme": "http",
-                "path": urllib.parse.unquote(path) if "%" in path else path,
-                "raw_path": url.path,
-                "query_string": url.query or b"",
+                "path": path,
+                "raw_path": raw_path,
+                "query_string": query,
                 "root_path": "",
                 "headers": self.headers,
                 "client": self.client,
@@ -197,6 +214,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
+        if self.parser.should_upgrade():
+            return  # Only its head is: see _decline_upgrade.
         if self.cycle is not None and not self._refused and not self.cycle.response_complete:
             self.cycle.end()
 
@@ -322,6 +341,40 @@ class BoundedProtocol(HttpToolsProtocol):
             return first_time
         self._answering.keep_alive = False
         return False
+
+
+@lru_cache(maxsize=64)
+def _parsed(target: bytes) -> tuple[str, bytes, bytes]:
+    """Return path, raw path and query of what is asked for, mostly the same few."""
+    url = httptools.parse_url(target)
+    path = url.path.decode("ascii")
+    return urllib.parse.unquote(path) if "%" in path else path, url.path, url.query or b""
+
+
+class _AfterHead:
+    """Passes on what a parser tells, save for the head of its first message."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self.begun = False
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+        self._protocol = protocol
+
+    def on_message_begin(self) -> None:
+        if self.begun:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self.begun:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.begun:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.begun:
+            self._protocol.on_headers_complete()
 
 
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}

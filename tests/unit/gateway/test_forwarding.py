@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import socket
 import zlib
 
 import httpx
@@ -106,6 +107,36 @@ async def test_a_client_that_expects_to_be_told_to_go_on_is_told(
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     assert engine.requests[0].body == CONTENT
     assert "expect" not in engine.requests[0].headers
+    writer.close()
+
+
+@pytest.mark.parametrize("packets", [1, 2, 40])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_request_that_offers_http2_keeps_its_body(
+    start: Start, engine: Engine, packets: int, chunked: bool
+) -> None:
+    """Java's HttpClient and curl offer it with the first request of each connection."""
+    gateway = await start(active(engine))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(CONTENT)
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(CONTENT), CONTENT) if chunked else CONTENT
+    request = (
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+        b"upgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+        b"%b\r\n\r\n" % framing
+    ) + body
+    for _ in range(2):
+        size = len(request) // packets + 1
+        for position in range(0, len(request), size):
+            writer.write(request[position : position + size])
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(20) == b'{"model": "mistral"}'
+    assert [each.body for each in engine.requests] == [CONTENT] * 2
+    assert not {"upgrade", "http2-settings"} & engine.requests[0].headers.keys()
     writer.close()
 
 
