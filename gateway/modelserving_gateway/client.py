@@ -158,9 +158,12 @@ class Client:
 
     async def answer(self, status: int, answer_headers: RawHeaders, body: bytes) -> None:
         """Send a whole answer."""
-        length = (b"content-length", str(len(body)).encode())
-        await self.start(status, [*answer_headers, length], Sent.PLAIN)
-        await self.finish(body)
+        self.status = status
+        self.sent = Sent.ALL
+        self.bytes_sent += len(body)
+        length = (b"content-length", b"%d" % len(body))
+        head = [*answer_headers, *self.answer_headers.items(), length]
+        await self._exchange.respond(status, head, body)
 
     async def fail(self, error: ApiError) -> None:
         """Tell the error as far as that is still possible.

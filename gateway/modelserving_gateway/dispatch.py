@@ -5,10 +5,11 @@ routing.py's, who is next queueing.py's, how much an engine may have engines.py'
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from modelserving_gateway import errors
@@ -157,11 +158,18 @@ class Dispatcher:
         }
         return demand_by_serving(wanted, self.catalog, _now(), self.engines.by_endpoint())
 
-    def ticket(self, model: str, size: int, priority: Priority) -> Held:
+    def next_sequence(self) -> int:
         """Give a request its place in arrival order."""
         self._sequence += 1
-        due = asyncio.get_running_loop().time() + HANDICAP_SECONDS[priority]
-        return Held(self._sequence, model, size, _now(), due)
+        return self._sequence
+
+    def held(
+        self, sequence: int, model: str, size: int, priority: Priority, arrived: float
+    ) -> Held:
+        """Return what the queue holds of a request that arrived at a time of time.monotonic."""
+        waited = timedelta(seconds=time.monotonic() - arrived)
+        due = arrived + HANDICAP_SECONDS[priority]
+        return Held(sequence, model, size, _now() - waited, due)
 
     def turn_at_once(self, model: str) -> Turn | None:
         """Return a turn when the model is served, there is room, and nobody waits for it."""

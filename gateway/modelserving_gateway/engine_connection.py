@@ -97,6 +97,11 @@ class Exchange(httpx.AsyncByteStream):
             self._connection.resume()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    @property
+    def all_taken(self) -> bool:
+        """Whether the answer is whole, and nothing of its body is left to be taken."""
+        return self._ended and not self._parts
+
     async def aclose(self) -> None:
         """Let go of the answer: unless it was whole, its connection is closed."""
         self.close()

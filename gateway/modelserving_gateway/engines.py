@@ -52,7 +52,9 @@ class Engines:
 
     def begin(self, endpoint: str) -> None:
         """Count a request that is sent there."""
-        self._engines.setdefault(endpoint, _Engine()).in_flight += 1
+        if (engine := self._engines.get(endpoint)) is None:
+            engine = self._engines[endpoint] = _Engine()
+        engine.in_flight += 1
 
     def end(self, endpoint: str) -> None:
         """Count a request that does not run there any more, whatever came of it."""

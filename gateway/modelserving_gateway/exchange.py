@@ -6,6 +6,7 @@ Only a record: what happens next is proxy.py's business.
 import math
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from modelserving_gateway.answer_model import AnswerModel
@@ -31,8 +32,14 @@ class Exchange:
     names: AnswerModel | None = None
     budget: float = math.inf
     """How long it may wait for its turn, counted from its start."""
+    size: int = 0
+    """Bytes of the body for the engine."""
+    sequence: int = 0
+    """Its place in arrival order."""
+    arrived: float = 0.0
+    """When it was there as a whole."""
     held: Held | None = None
-    """Its place among all requests."""
+    """Its place in the queue, once it has had to wait."""
     keepalive: KeepAlive | None = None
     """Only for a client that reads events."""
     was_held: bool = False
@@ -59,6 +66,9 @@ class Exchange:
     def line(self) -> dict[str, Any]:
         """Return the fields of its line in the log: nothing of what was asked or answered."""
         return {
+            "event": "request",
+            "level": "info",
+            "timestamp": datetime.now(UTC),
             "id": self.client.request_id.decode(),
             "path": self.route.path,
             "model": self.model,

@@ -5,7 +5,7 @@ Pure. All names are lower case, as both sides give them. Hop-by-hop headers (RFC
 request's does not, because engines get plain bodies.
 """
 
-import os
+import random
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -100,7 +100,7 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     given = first(headers, REQUEST_ID)
     if given is not None and _ACCEPTABLE_ID.fullmatch(given):
         return given
-    return os.urandom(16).hex().encode()
+    return b"%032x" % random.getrandbits(128)
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]], left_out: frozenset[bytes]) -> RawHeaders:

@@ -3,7 +3,6 @@
 Knows nothing of queues or retries: an engine that fails is an UpstreamError, whatever it had sent.
 """
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +40,9 @@ async def pass_on(client: Client, answer: Answer, asked: Asked) -> None:
     """
     content_type = headers.first(answer.headers, b"content-type")
     content_encoding = headers.first(answer.headers, b"content-encoding")
-    names = asked.names if is_rewritable(content_type, content_encoding) else None
+    names = asked.names
+    if names is not None and not is_rewritable(content_type, content_encoding):
+        names = None
     is_events = sse.is_event_stream(content_type, content_encoding)
     if is_events and (client.sent is Sent.NOTHING or answer.status == 200):
         await _pass_events(client, answer, names)
@@ -76,8 +77,7 @@ def _named(events: bytes, names: AnswerModel | None) -> bytes:
 async def _pass_plain(
     client: Client, answer: Answer, asked: Asked, names: AnswerModel | None
 ) -> None:
-    chunks = answer.chunks()
-    body, whole = await _first_bytes(chunks)
+    body, whole = await answer.beginning(_MAX_WHOLE_ANSWER)
     if whole:
         _require_answer(answer.status, body, asked)
         if answer.status >= 400:
@@ -90,7 +90,7 @@ async def _pass_plain(
     head = headers.to_client(answer.headers)
     await client.start(answer.status, _with_length(head, answer, renamed, body), Sent.PLAIN)
     await client.write(renamed)
-    async for chunk in chunks:
+    async for chunk in answer.chunks():
         await client.write(chunk)
     await client.finish()
 
@@ -118,7 +118,7 @@ async def _pass_as_event(
     client: Client, answer: Answer, asked: Asked, names: AnswerModel | None
 ) -> None:
     """Tell in an event what is no event stream: the head of one has been sent already."""
-    body, _ = await _first_bytes(answer.chunks())
+    body, _ = await answer.beginning(_MAX_WHOLE_ANSWER)
     _require_answer(answer.status, body, asked)
     if answer.status != 200:
         raise errors.engine_error(asked.model, answer.status, body)
@@ -135,15 +135,3 @@ def _require_answer(status: int, body: bytes, asked: Asked) -> None:
             raise UpstreamError(FailureKind.LOST, "it has given up")
     if status == 404 and body.strip() == _NO_ROUTE:
         raise errors.path_not_served_by_model(asked.model, asked.path)
-
-
-async def _first_bytes(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:
-    """Read until the end, or until there is more than a whole answer may have; say which."""
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        parts.append(chunk)
-        size += len(chunk)
-        if size > _MAX_WHOLE_ANSWER:
-            return b"".join(parts), False
-    return b"".join(parts), True

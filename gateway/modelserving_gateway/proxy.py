@@ -23,7 +23,7 @@ from modelserving_gateway.exchange import Exchange
 from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.passing import Asked, pass_on
-from modelserving_gateway.queueing import QueueFullError
+from modelserving_gateway.queueing import Held, QueueFullError
 from modelserving_gateway.request_log import RequestLog
 from modelserving_gateway.routing import Refuse, fallback
 from modelserving_gateway.settings import LogLevel, Settings
@@ -103,9 +103,9 @@ class Proxy:
         with self._access.entered(caller), self._bodies.share(client.body_size(limit)) as share:
             content = await self._read(exchange, caller)
             share.shrink(len(content))
-            exchange.held = self._dispatcher.ticket(
-                exchange.model, len(content), exchange.wishes.priority
-            )
+            exchange.size = len(content)
+            exchange.sequence = self._dispatcher.next_sequence()
+            exchange.arrived = time.monotonic()
             with client.attended():
                 await self._until_answered(exchange, content)
 
@@ -121,10 +121,6 @@ class Proxy:
             settings.max_body_bytes,
         )
         exchange.model = self._choose_model(exchange, body, caller)
-        exchange.budget = min(
-            self._dispatcher.catalog.hold_seconds(exchange.model) or settings.hold_timeout_seconds,
-            exchange.wishes.hold_seconds,
-        )
         if body.stream and exchange.route.streams:
             exchange.keepalive = KeepAlive(
                 client,
@@ -180,9 +176,13 @@ class Proxy:
         return granted
 
     async def _wait_for_turn(self, exchange: Exchange) -> Turn | Refuse:
-        assert exchange.held is not None  # noqa: S101
+        exchange.budget = min(
+            self._dispatcher.catalog.hold_seconds(exchange.model)
+            or self._settings.hold_timeout_seconds,
+            exchange.wishes.hold_seconds,
+        )
         with self._dispatcher.queued(
-            exchange.held,
+            self._held(exchange),
             admitted=exchange.was_held or exchange.failures > 0,
             may_swap=exchange.wishes.may_swap,
             avoid=exchange.avoid,
@@ -197,6 +197,18 @@ class Proxy:
             if not waiter.granted.done():
                 raise self._out_of_time(exchange)
             return waiter.take()
+
+    def _held(self, exchange: Exchange) -> Held:
+        """Return the request's place in arrival order, the same whenever it is asked for."""
+        if exchange.held is None:
+            exchange.held = self._dispatcher.held(
+                exchange.sequence,
+                exchange.model,
+                exchange.size,
+                exchange.wishes.priority,
+                exchange.arrived,
+            )
+        return exchange.held
 
     def _count_wait(self, exchange: Exchange, seconds: float) -> None:
         if not exchange.was_held:

@@ -6,7 +6,6 @@ costs.
 
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -18,16 +17,10 @@ class RequestLog:
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
 
-    def write(self, fields: Mapping[str, Any]) -> None:
-        """Write one line, at once: nothing is lost when the process is killed."""
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write one line of level `info`, at once: nothing is lost when the process is killed."""
         if not self._enabled:
             return
-        line = {
-            "event": "request",
-            "level": "info",
-            "timestamp": datetime.now(UTC),
-            **fields,
-        }
         output = sys.stdout.buffer
         output.write(orjson.dumps(line, option=_OPTIONS))
         output.flush()

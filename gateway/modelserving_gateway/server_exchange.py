@@ -5,11 +5,13 @@ sent with the first part of its body, in one write.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
+
+from modelserving_gateway.headers import RawHeaders
 
 EXTENSION: Final = "modelserving.exchange"
 """Where in the scope's extensions an application finds the exchange itself, for what ASGI cannot
@@ -67,7 +69,7 @@ class ServerExchange:
         scope: dict[str, Any],
         transport: asyncio.Transport,
         flow: FlowControl,
-        default_headers: list[tuple[bytes, bytes]],
+        default_headers: RawHeaders,
         finished: Callable[[], None],
         *,
         keep_alive: bool,
@@ -155,6 +157,14 @@ class ServerExchange:
     def _ended(self) -> bool:
         return self.disconnected or self.response_complete
 
+    async def respond(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        """Send a whole answer, whose headers say how long it is; waits as `send` does."""
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
+        if not self.disconnected:
+            self._start(status, headers)
+            self._write(body, more=False)
+
     async def send(self, message: dict[str, Any]) -> None:
         """Send a part of the answer; waits while the client takes nothing."""
         if self._flow.write_paused and not self.disconnected:
@@ -166,7 +176,7 @@ class ServerExchange:
         else:
             self._write(message.get("body", b""), more=message.get("more_body", False))
 
-    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _start(self, status: int, headers: RawHeaders) -> None:
         if self.response_started:
             raise RuntimeError("the answer has begun already")
         self.response_started = True

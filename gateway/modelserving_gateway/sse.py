@@ -3,6 +3,7 @@
 Pure. Source: WHATWG HTML, server-sent events; OpenAI's streaming errors (`data: {"error": …}`).
 """
 
+from functools import lru_cache
 from typing import Final
 
 from modelserving_gateway.errors import ApiError, Dialect
@@ -11,6 +12,7 @@ _MAX_HELD_BACK: Final = 1_048_576
 """1 MiB of one unfinished line, far above any event of an engine; then it passes as it is."""
 
 
+@lru_cache(maxsize=64)
 def is_event_stream(content_type: bytes | None, content_encoding: bytes | None) -> bool:
     """Say whether the body is readable as server-sent events (a compressed one is not)."""
     if content_type is None or content_encoding not in (None, b"identity"):

@@ -4,6 +4,7 @@ The whole dispatcher runs, with a clock that only the test moves.
 """
 
 import asyncio
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,8 @@ class Life(RuleBasedStateMachine):
     )
     def arrive(self, model: str, priority: Priority, may_swap: bool, size: int) -> None:
         async def enter() -> None:
-            held = self.dispatcher.ticket(model, size, priority)
+            sequence = self.dispatcher.next_sequence()
+            held = self.dispatcher.held(sequence, model, size, priority, time.monotonic())
             turn = self.dispatcher.turn_at_once(model)
             if turn is not None:
                 request = Request(held, Waiter(True, None, 0), ExitStack(), may_swap)
