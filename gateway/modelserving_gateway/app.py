@@ -18,7 +18,7 @@ from modelserving_gateway.dispatch import Dispatcher
 from modelserving_gateway.errors import ApiError
 from modelserving_gateway.metrics import CONTENT_TYPE, Metrics
 from modelserving_gateway.proxy import Proxy
-from modelserving_gateway.surface import Forwarded, OneModel, Page, route
+from modelserving_gateway.surface import Forwarded, OneModel, Page, dialect_of, route
 
 _JSON: Final = [(b"content-type", b"application/json")]
 
@@ -58,6 +58,7 @@ class Application:
         try:
             await self._answer(client, scope)
         except ApiError as error:
+            client.dialect = dialect_of(scope["path"])
             self._metrics.rejected.labels(error.code).inc()
             self._log.info(
                 "rejected",

@@ -105,6 +105,12 @@ def route(method: str, path: str) -> Route:
     return page
 
 
+def dialect_of(path: str) -> Dialect:
+    """Return whose API a path belongs to, whether or not anything is served there."""
+    below = path.removeprefix("/v1") + "/"
+    return Dialect.ANTHROPIC if below.startswith("/messages/") else Dialect.OPENAI
+
+
 def _page(path: str) -> Page | OneModel | None:
     if (page := PAGES.get(path)) is not None:
         return page

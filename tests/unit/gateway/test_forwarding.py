@@ -241,6 +241,12 @@ async def test_anthropics_clients_get_errors_in_their_own_shape(
         assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
         assert (body["error"]["code"], body["error"]["param"]) == ("model_not_found", "model")
     assert "type" not in (await gateway.ask("gpt-5")).json()
+    for method, path, kind in (
+        ("GET", "/v1/messages", "invalid_request_error"),
+        ("POST", "/v1/messages/batches", "not_found_error"),
+    ):
+        answer = await gateway.client.request(method, path)
+        assert (answer.json()["type"], answer.json()["error"]["type"]) == ("error", kind)
 
 
 async def test_a_stream_of_anthropics_ends_with_an_error_event_of_theirs(
