@@ -147,7 +147,9 @@ def _members(text: str) -> Iterator[tuple[str, Any, int, int]]:
 
     Raises ValueError when it is not one JSON object, RecursionError when it is too deep.
     """
-    position = _expect(text, _skip(text, 0), "{")
+    # A mark that some clients put first; engines read over it, and it reaches them.
+    begin = 1 if text.startswith("\ufeff") else 0
+    position = _expect(text, _skip(text, begin), "{")
     if text[position : position + 1] == "}":
         _expect_end(text, position + 1)
         return

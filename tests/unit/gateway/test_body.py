@@ -81,6 +81,13 @@ def test_of_a_model_given_twice_the_last_one_decides() -> None:
     assert body.for_model("z") == b'{"model": "a", "x": {"model": "c"}, "model": "z"}'
 
 
+def test_a_byte_order_mark_is_read_over_and_kept() -> None:
+    body = read_body(b'\xef\xbb\xbf{"model": "a"}')
+    assert body.model == "a"
+    assert body.for_model("a") == b'\xef\xbb\xbf{"model": "a"}'
+    assert body.for_model("b") == b'\xef\xbb\xbf{"model": "b"}'
+
+
 def test_a_name_that_is_escaped_is_the_same_name() -> None:
     body = read_body(b'{"m\\u006fdel": "mistra\\u006c"}')
     assert body.model == "mistral"

@@ -158,6 +158,28 @@ async def test_a_stream_that_breaks_is_an_error_to_openais_client(
     assert caught.value.code == "upstream_lost"
 
 
+async def test_a_response_that_breaks_is_an_error_to_openais_client(
+    gateway: Running, engine: Engine
+) -> None:
+    async def dying_response(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        await connection.chunk(
+            b"event: response.created\n"
+            b'data: {"type":"response.created","sequence_number":0,"response":{"id":"r",'
+            b'"object":"response","created_at":1,"model":"mistral","output":[]}}\n\n'
+        )
+        connection.die()
+
+    engine.next.append(dying_response)
+    async with openais(gateway) as client:
+        events = await client.responses.create(model="gpt-4", input="x", stream=True)
+        first = await anext(events)
+        assert first.type == "response.created"
+        assert first.response.model == "gpt-4"
+        with pytest.raises(openai.APIError, match="lost in the middle"):
+            await anext(events)
+
+
 async def test_a_stream_that_breaks_is_an_error_to_anthropics_client(
     gateway: Running, engine: Engine
 ) -> None:
