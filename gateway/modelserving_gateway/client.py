@@ -47,7 +47,8 @@ class Client:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: RawHeaders = scope["headers"]
-        self.request_id = headers.request_id(self.headers)
+        self._first = headers.by_name(self.headers)
+        self.request_id = headers.request_id(self._first.get(headers.REQUEST_ID))
         self.answer_headers = {headers.REQUEST_ID: self.request_id}
         """Headers of every answer to this request."""
         self.dialect = Dialect.OPENAI
@@ -61,15 +62,19 @@ class Client:
         self._attended: asyncio.Task[Any] | None = None
         self._interruption: Exception | None = None
 
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of a header, or None; the name is lower case."""
+        return self._first.get(name)
+
     def body_size(self, limit: int) -> int:
         """Return how many bytes the body may take, `limit` where it does not say.
 
         Raises ApiError (413) when they are more than the limit.
         """
-        length = headers.first(self.headers, b"content-length")
+        length = self.header(b"content-length")
         if length is not None and int(length) > limit:
             raise errors.body_too_large(limit)
-        if length is None or not is_plain(headers.first(self.headers, b"content-encoding")):
+        if length is None or not is_plain(self.header(b"content-encoding")):
             return limit
         return int(length)
 

@@ -32,11 +32,16 @@ _LONGEST: Final = 16_384
 
 def departure(status: int, body: bytes) -> Departure | None:
     """Return what the answer says, when it is one of an engine that is going away."""
-    if status == 200 and _ABORTED in body:
+    if status == 200 and is_aborted(body):
         return Departure.BROKEN_OFF
     if status not in (500, 503) or len(body) > _LONGEST:
         return None
     return next((kind for message, kind in _MESSAGES if message in body), None)
+
+
+def is_aborted(body: bytes) -> bool:
+    """Say whether an answer says that the engine has given up."""
+    return _ABORTED in body
 
 
 def before_abort(events: bytes) -> bytes | None:

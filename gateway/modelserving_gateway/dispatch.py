@@ -265,6 +265,8 @@ class Dispatcher:
     def _least_loaded(
         self, targets: tuple[Target, ...], now: float, waiter: Waiter | None = None
     ) -> Target | None:
+        if len(targets) == 1 and waiter is None:
+            return targets[0] if self.engines.room(targets[0].endpoint, now) > 0 else None
         avoid = waiter.avoid if waiter is not None and now < waiter.avoid_until else None
         open_ = [
             target

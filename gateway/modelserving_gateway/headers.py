@@ -95,9 +95,13 @@ def first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     return None
 
 
-def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def by_name(headers: RawHeaders) -> dict[bytes, bytes]:
+    """Return the first value of each header."""
+    return dict(reversed(headers))
+
+
+def request_id(given: bytes | None) -> bytes:
     """Return the client's request id when it is a sound one, else a new one."""
-    given = first(headers, REQUEST_ID)
     if given is not None and _ACCEPTABLE_ID.fullmatch(given):
         return given
     return b"%032x" % random.getrandbits(128)

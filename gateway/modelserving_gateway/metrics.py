@@ -6,14 +6,12 @@ name of a declared model, or empty.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     generate_latest,
 )
@@ -21,18 +19,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from modelserving_gateway.queueing import Waiting
+from modelserving_gateway.request_metrics import RequestMetrics
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX: Final = "modelserving_gateway_"
-
-_HELD_BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
-"""Seconds: a swap takes 10 s for a tiny model, minutes for one from a cold network disk."""
-
-_FIRST_BYTE_BUCKETS: Final = (
-    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
-)
-"""Seconds: a prefill takes tens of milliseconds, a whole completion without streaming minutes."""
 
 
 class Metrics:
@@ -40,26 +31,10 @@ class Metrics:
 
     def __init__(self, waiting: Callable[[], Mapping[str, Waiting]]) -> None:
         self.registry = CollectorRegistry()
-        self._of_model: dict[str, ModelMetrics] = {}
         ProcessCollector(registry=self.registry)
         self.registry.register(_Queues(waiting))
-        self.requests = self._counter(
-            "requests_total", "Answered requests; 499 is a client that left.", ["model", "status"]
-        )
-        self.held_seconds = self._histogram(
-            "held_seconds", "How long held requests waited for their model.", _HELD_BUCKETS
-        )
-        self.first_byte_seconds = self._histogram(
-            "time_to_first_byte_seconds",
-            "From forwarding a request to the first byte of the body of its answer.",
-            _FIRST_BYTE_BUCKETS,
-        )
-        self.in_flight = Gauge(
-            f"{_PREFIX}requests_in_flight",
-            "Requests that an engine works on.",
-            ["model"],
-            registry=self.registry,
-        )
+        self.requests = RequestMetrics(_PREFIX)
+        self.registry.register(self.requests)
         self.limit = Gauge(
             f"{_PREFIX}limit",
             "What bounds this gateway, to be seen beside what it bounds.",
@@ -108,54 +83,12 @@ class Metrics:
             "watch_failures_total", "Times that reading the ModelServings failed.", []
         )
 
-    def of_model(self, model: str) -> "ModelMetrics":
-        """Return the instruments of a model; asking prometheus_client each time costs more."""
-        if (found := self._of_model.get(model)) is None:
-            found = self._of_model[model] = ModelMetrics(self, model)
-        return found
-
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, documentation: str, labels: list[str]) -> Counter:
         return Counter(_PREFIX + name, documentation, labels, registry=self.registry)
-
-    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            _PREFIX + name, documentation, ["model"], buckets=buckets, registry=self.registry
-        )
-
-
-class ModelMetrics:
-    """What every request of one model counts."""
-
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self._metrics = metrics
-        self._model = model
-        self._by_status: dict[int, Counter] = {}
-
-    @cached_property
-    def in_flight(self) -> Gauge:
-        """Requests that an engine works on."""
-        return self._metrics.in_flight.labels(self._model)
-
-    @cached_property
-    def held_seconds(self) -> Histogram:
-        """How long held requests waited."""
-        return self._metrics.held_seconds.labels(self._model)
-
-    @cached_property
-    def first_byte_seconds(self) -> Histogram:
-        """From forwarding to the first byte of the answer's body."""
-        return self._metrics.first_byte_seconds.labels(self._model)
-
-    def answered(self, status: int) -> None:
-        """Count a request by its status."""
-        if (counter := self._by_status.get(status)) is None:
-            counter = self._metrics.requests.labels(self._model, str(status))
-            self._by_status[status] = counter
-        counter.inc()
 
 
 class _Queues(Collector):

@@ -9,7 +9,7 @@ from typing import Final
 from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.answer_model import AnswerModel, is_rewritable
 from modelserving_gateway.client import Client, Sent
-from modelserving_gateway.departing import Departure, before_abort, departure
+from modelserving_gateway.departing import Departure, before_abort, departure, is_aborted
 from modelserving_gateway.engine_errors import in_shape
 from modelserving_gateway.headers import RawHeaders
 from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError
@@ -22,7 +22,7 @@ _NO_ROUTE: Final = b'{"detail":"Not Found"}'
 """FastAPI's, and so vLLM's, where the kind of model that it serves has no such path."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """What the client asked for, as far as the answer must fit it."""
 
@@ -128,6 +128,8 @@ async def _pass_as_event(
 
 def _require_answer(status: int, body: bytes, asked: Asked) -> None:
     """Raise when the answer is that of an engine which is going away, or has no such path."""
+    if status == 200 and not is_aborted(body):
+        return
     match departure(status, body):
         case Departure.NOT_BEGUN:
             raise UpstreamError(FailureKind.DEPARTING, "it is shutting down")

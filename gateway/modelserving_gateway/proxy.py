@@ -116,8 +116,8 @@ class Proxy:
         body = read_body(
             content,
             exchange.route.form,
-            headers.first(client.headers, b"content-type"),
-            headers.first(client.headers, b"content-encoding"),
+            client.header(b"content-type"),
+            client.header(b"content-encoding"),
             settings.max_body_bytes,
         )
         exchange.model = self._choose_model(exchange, body, caller)
@@ -287,8 +287,8 @@ class Proxy:
         """Send to the engine and pass its answer on. Raises UpstreamError, ApiError."""
         client = exchange.client
         begun = time.monotonic()
-        in_flight = self._metrics.of_model(exchange.model).in_flight
-        in_flight.inc()
+        counted = self._metrics.requests.of(exchange.model)
+        counted.in_flight += 1
         try:
             async with self._upstreams.post(
                 turn.target.endpoint,
@@ -309,15 +309,15 @@ class Proxy:
                 await pass_on(client, answer, asked)
                 turn.answered()
         finally:
-            in_flight.dec()
+            counted.in_flight -= 1
 
     def _account(self, exchange: Exchange) -> None:
-        metrics = self._metrics.of_model(exchange.model)
-        metrics.answered(exchange.status)
+        counted = self._metrics.requests.of(exchange.model)
+        counted.answered(exchange.status)
         if exchange.was_held:
-            metrics.held_seconds.observe(exchange.held_seconds)
+            counted.held_seconds.observe(exchange.held_seconds)
         if exchange.first_byte_seconds is not None:
-            metrics.first_byte_seconds.observe(exchange.first_byte_seconds)
+            counted.first_byte_seconds.observe(exchange.first_byte_seconds)
         self._request_log.write(exchange.line())
 
 

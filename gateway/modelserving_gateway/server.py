@@ -233,7 +233,7 @@ class BoundedProtocol(HttpToolsProtocol):
         except Exception:
             _log.exception("the application failed")
         finally:
-            exchange.on_left = None
+            exchange.let_go()
             if not exchange.response_complete and not exchange.disconnected:
                 self.transport.close()  # An answer that is cut off is one that clients notice.
 

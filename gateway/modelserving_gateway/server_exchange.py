@@ -128,6 +128,11 @@ class ServerExchange:
         if self._received is not None and not self._received.done():
             self._received.set_result(None)
 
+    def let_go(self) -> None:
+        """Forget the scope, which refers to this: a cycle would be the garbage collector's work."""
+        self.on_left = None
+        self.scope = {}
+
     # What the application calls.
 
     def whole_body(self) -> bytes | None:
