@@ -96,6 +96,12 @@ def test_anything_else_is_401_and_never_repeated(headers: list[tuple[bytes, byte
     assert KEY.encode() not in error.body()
 
 
+def test_the_hash_of_nothing_lets_nobody_in() -> None:
+    """What a script writes whose variable was empty."""
+    for headers in (bearer(""), [(b"x-api-key", b"")], []):
+        assert refusal(access(entry("")), headers) == (401, "invalid_api_key")
+
+
 def test_without_keys_configured_everybody_may_do_everything() -> None:
     open_to_all = Access(Clock(), required=False)
     assert open_to_all.identify(bearer("whatever")) is ANONYMOUS

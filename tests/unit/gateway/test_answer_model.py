@@ -1,6 +1,7 @@
 """The model's name in an answer becomes the one asked for, and nothing else changes."""
 
 import json
+import time
 from copy import deepcopy
 from typing import Any
 
@@ -132,5 +133,7 @@ def test_only_readable_json_is_rewritten(
 
 
 def test_a_string_that_is_cut_off_is_looked_through_once() -> None:
-    cut = b'{"model":"mistral","text":"' + b'\\"mistral' * 400_000 + b"\\"
-    assert AnswerModel("gpt-4", "mistral").in_body(cut) == cut.replace(b"mistral", b"gpt-4", 1)
+    cut = b'{"name":"mistral","text":"' + b'\\"mistral' * 100_000 + b"\\"
+    begun = time.process_time()
+    assert AnswerModel("gpt-4", "mistral").in_body(cut) == cut
+    assert time.process_time() - begun < 1

@@ -92,6 +92,21 @@ async def test_a_compressed_body_reaches_the_engine_plain(
     assert engine.requests[0].headers["content-length"] == str(len(CONTENT))
 
 
+@pytest.mark.parametrize(("coding", "status"), [(b"gzip", 429), (b"identity", 200)])
+async def test_a_compressed_body_is_promised_the_memory_that_it_may_come_to(
+    start: Start, engine: Engine, coding: bytes, status: int
+) -> None:
+    gateway = await start(active(engine), max_body_bytes=10_000, max_held_bytes=10_000)
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-encoding: %b\r\n"
+        b"content-length: 50\r\n\r\n{" % coding
+    )
+    await eventually(lambda: gateway.gateway.in_flight == 1)
+    assert (await gateway.ask()).status_code == status
+    writer.close()
+
+
 async def test_a_client_that_expects_to_be_told_to_go_on_is_told(
     start: Start, engine: Engine
 ) -> None:

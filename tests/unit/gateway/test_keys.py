@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from modelserving_gateway import key_file
+from modelserving_gateway.keys import Keys
 from tests.unit.gateway.conftest import CHAT, Running, Start, eventually
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, echo, serving
 
@@ -264,6 +265,32 @@ async def test_a_broken_secret_leaves_the_last_good_keys_in_force_and_is_mended_
         while await keys_invalid(gateway):
             pass
     assert (await ask(gateway, BOB)).status_code == 200
+
+
+async def test_a_file_that_went_away_and_came_back_is_in_order_again(
+    start: Start, cluster: FakeCluster, engine: Engine, secret: Secret
+) -> None:
+    gateway = await gateway_with(start, cluster, secret, entry("alice", ALICE))
+    away = secret.file.with_name("away")
+    os.replace(secret.file, away)
+    async with asyncio.timeout(5):
+        while not await keys_invalid(gateway):
+            pass
+    assert (await ask(gateway, ALICE)).status_code == 200
+    os.replace(away, secret.file)
+    async with asyncio.timeout(5):
+        while await keys_invalid(gateway):
+            pass
+
+
+async def test_a_file_that_has_not_changed_is_not_read_again(secret: Secret) -> None:
+    taken: list[Keys] = []
+    file = key_file.KeyFile(secret.file, taken.append, lambda _: None)
+    for entries, expected in (([entry("alice", ALICE)], 1), ([], 2)):
+        secret.put(*entries)
+        for _ in range(3):
+            await file.look()
+        assert len(taken) == expected
 
 
 async def test_a_secret_that_cannot_be_read_at_the_start_opens_nothing(

@@ -162,6 +162,10 @@ NO_FORMS: dict[str, tuple[bytes, str]] = {
     "truncated in a part": (part(b"a")[:-2], "ends within a part"),
     "truncated in headers": (part(b"a")[:30], "do not end"),
     "endless headers": (f"--{BOUNDARY}\r\n".encode() + b"x: y\r\n" * 500_000, "do not end"),
+    "headers that end late": (
+        form(f"--{BOUNDARY}\r\n".encode() + b"x: y\r\n" * 2_000 + part(b"a")[12:]),
+        "do not end",
+    ),
     "bare line feeds": (form(part(b"a")).replace(b"\r\n", b"\n"), "not followed by a line end"),
     "100,000 parts": (form(*[part(b"a", "form-data; name=x")] * 100_000), "more than 1000 parts"),
 }
