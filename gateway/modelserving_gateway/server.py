@@ -28,6 +28,11 @@ _LINGER_SECONDS: Final = 2.0
 answer instead of a connection reset."""
 
 
+_MOST_SENT_AHEAD: Final = 16
+"""Requests that a client has sent before it had its answers; then nothing more is read, which also
+means that its leaving is noticed late. No client library does so."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What one client may take."""
@@ -204,8 +209,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._answering is None or self._answering.response_complete:
             self._answer(exchange)
         else:
-            self.flow.pause_reading()
             self._pipelined.append(exchange)
+            if len(self._pipelined) >= _MOST_SENT_AHEAD:
+                self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -313,7 +319,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer what the application never gets to see, and read nothing more."""
         answering = self._answering
-        if answering is not None and answering is self.cycle and not answering.response_started:
+        if (
+            answering is not None
+            and answering is self.cycle
+            and not (answering.whole or answering.response_started)
+        ):
             answering.leave()  # It is the rest of this request that is refused.
             self._answering = None
         if not self._stop_after_this_answer():
@@ -339,7 +349,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
         if self._answering is None or self._answering.response_complete:
             return first_time
-        self._answering.keep_alive = False
+        last = self._pipelined[-1] if self._pipelined else self._answering
+        last.keep_alive = False
         return False
 
 

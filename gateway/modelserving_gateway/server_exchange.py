@@ -141,6 +141,8 @@ class ServerExchange:
 
     def _read(self) -> bytes:
         parts, self._body = self._body, []
+        if self._unread > _PAUSE_ABOVE:
+            self._flow.resume_reading()  # Else nobody would notice that the client leaves.
         self._unread = 0
         self._delivered = self.whole
         return parts[0] if len(parts) == 1 else b"".join(parts)

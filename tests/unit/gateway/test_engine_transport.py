@@ -19,7 +19,7 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 Scenario = Callable[[Engine, EngineTransport], Awaitable[None]]
 
 
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS)
+@pytest.fixture(params=list(LOOPS.values()), ids=list(LOOPS))
 def run(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
     """Run a scenario in one of the loops, and check that it leaves nothing behind."""
 
