@@ -15,29 +15,34 @@ class BodyBudget:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.taken = 0
-        """Bytes that bodies take, or have been promised."""
+        """Bytes that bodies take."""
 
-    def share(self, size: int) -> "Share":
-        """Promise so many bytes to one body until the block ends. Raises ApiError (429)."""
-        if self.taken + size > self._limit:
+    def share(self) -> "Share":
+        """Return what one body takes, nothing yet, until its block ends."""
+        return Share(self)
+
+    def _take(self, more: int) -> None:
+        if more > 0 and self.taken + more > self._limit:
             raise bodies_full(self._limit)
-        self.taken += size
-        return Share(self, size)
+        self.taken += more
 
 
 class Share:
     """What one body takes of the budget, until its block is left."""
 
-    __slots__ = ("_budget", "size")
+    __slots__ = ("_budget", "_size")
 
-    def __init__(self, budget: BodyBudget, size: int) -> None:
+    def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
-        self.size = size
+        self._size = 0
 
-    def shrink(self, size: int) -> None:
-        """Give back what the body turned out not to need."""
-        self._budget.taken -= self.size - size
-        self.size = size
+    def resize(self, size: int) -> None:
+        """Take what has arrived, and no more: a promise would let a few who send nothing have all.
+
+        Raises ApiError (429); then it takes what it took before.
+        """
+        self._budget._take(size - self._size)
+        self._size = size
 
     def __enter__(self) -> "Share":
         return self
@@ -48,4 +53,4 @@ class Share:
         __: BaseException | None,
         ___: TracebackType | None,
     ) -> None:
-        self._budget.taken -= self.size
+        self._budget.taken -= self._size

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Final
 
 from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.content_coding import is_plain
 from modelserving_gateway.errors import ApiError, Dialect
 from modelserving_gateway.headers import RawHeaders
 from modelserving_gateway.server_exchange import EXTENSION, ServerExchange
@@ -27,6 +26,10 @@ _FAILING_SECONDS: Final = 5.0
 _DISCARD_SECONDS: Final = 2.0
 """How long the rest of a refused body is still read, so that the client gets to read the answer
 instead of a connection reset."""
+
+
+_BODY_ERRORS: Final = frozenset({"bodies_full", "body_too_large", "body_too_slow"})
+"""Errors while the body is still coming: the rest of it is not wanted any more."""
 
 
 class ClientLeftError(Exception):
@@ -66,36 +69,32 @@ class Client:
         """Return the first value of a header, or None; the name is lower case."""
         return self._first.get(name)
 
-    def body_size(self, limit: int) -> int:
-        """Return how many bytes the body may take, `limit` where it does not say.
+    async def read_body(self, limit: int, seconds: float, arrived: Callable[[int], None]) -> bytes:
+        """Read the whole body. Raises ApiError (408, 413) or ClientLeftError.
 
-        Raises ApiError (413) when they are more than the limit.
+        `arrived` is told how many bytes there are so far, and may raise an ApiError of its own.
         """
         length = self.header(b"content-length")
         if length is not None and int(length) > limit:
             raise errors.body_too_large(limit)
-        if length is None or not is_plain(self.header(b"content-encoding")):
-            return limit
-        return int(length)
-
-    async def read_body(self, limit: int, seconds: float) -> bytes:
-        """Read the whole body. Raises ApiError (408, 413) or ClientLeftError."""
         if (body := self._exchange.whole_body()) is not None:
             if len(body) > limit:
                 raise errors.body_too_large(limit)
+            arrived(len(body))
             return body
         try:
             async with asyncio.timeout(seconds):
-                return await self._read_body(limit)
+                return await self._read_body(limit, arrived)
         except TimeoutError:
             raise errors.body_too_slow(seconds) from None
 
-    async def _read_body(self, limit: int) -> bytes:
+    async def _read_body(self, limit: int, arrived: Callable[[int], None]) -> bytes:
         body = bytearray()
         while (message := await self._receive())["type"] == "http.request":
             body += message.get("body", b"")
             if len(body) > limit:
                 raise errors.body_too_large(limit)
+            arrived(len(body))
             if not message.get("more_body"):
                 return bytes(body)
         raise ClientLeftError
@@ -183,7 +182,7 @@ class Client:
 
     async def _tell(self, error: ApiError) -> None:
         match self.sent:
-            case Sent.NOTHING if error.code in ("body_too_large", "body_too_slow"):
+            case Sent.NOTHING if error.code in _BODY_ERRORS and not self._exchange.whole:
                 await self._refuse_body(error)
             case Sent.NOTHING:
                 await self.answer(error.status, error.headers(), error.body(self.dialect))

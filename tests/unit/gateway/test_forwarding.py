@@ -92,19 +92,56 @@ async def test_a_compressed_body_reaches_the_engine_plain(
     assert engine.requests[0].headers["content-length"] == str(len(CONTENT))
 
 
-@pytest.mark.parametrize(("coding", "status"), [(b"gzip", 429), (b"identity", 200)])
-async def test_a_compressed_body_is_promised_the_memory_that_it_may_come_to(
-    start: Start, engine: Engine, coding: bytes, status: int
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"content-length: 9000",
+        b"transfer-encoding: chunked",
+        b"content-encoding: gzip\r\ncontent-length: 9000",
+    ],
+)
+async def test_clients_that_announce_bodies_and_send_none_lock_nobody_out(
+    start: Start, engine: Engine, framing: bytes
 ) -> None:
     gateway = await start(active(engine), max_body_bytes=10_000, max_held_bytes=10_000)
-    _, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
-    writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-encoding: %b\r\n"
-        b"content-length: 50\r\n\r\n{" % coding
-    )
-    await eventually(lambda: gateway.gateway.in_flight == 1)
-    assert (await gateway.ask()).status_code == status
-    writer.close()
+    writers = []
+    for _ in range(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+        writers.append(writer)
+    await eventually(lambda: gateway.gateway.in_flight == 10)
+    assert (await gateway.ask()).status_code == 200
+    for writer in writers:
+        writer.close()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_bodies_count_by_what_they_take_while_they_come_and_when_unpacked(
+    start: Start, engine: Engine, packed: bool
+) -> None:
+    go_on = asyncio.Event()
+
+    async def waiting(connection: Connection) -> None:
+        await go_on.wait()
+        await echo(connection)
+
+    engine.behaviour = waiting
+    gateway = await start(active(engine), max_body_bytes=10_000, max_held_bytes=10_000)
+    content = json.dumps({"model": "mistral", "x": "x" * 8000}).encode()
+    headers = {"content-encoding": "gzip"} if packed else {}
+
+    async def ask() -> httpx.Response:
+        sent = gzip.compress(content) if packed else content
+        answer: httpx.Response = await gateway.client.post(CHAT, content=sent, headers=headers)
+        return answer
+
+    running = asyncio.create_task(ask())
+    await eventually(lambda: engine.requests)
+    refused = await ask()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "bodies_full")
+    go_on.set()
+    assert (await running).status_code == 200
+    assert (await ask()).status_code == 200
 
 
 async def test_a_client_that_expects_to_be_told_to_go_on_is_told(
