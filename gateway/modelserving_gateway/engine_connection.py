@@ -137,6 +137,10 @@ class Exchange(httpx.AsyncByteStream):
             self._waiter = None
 
 
+class _NoAnswerError(Exception):
+    """What came has a status that HTTP does not know."""
+
+
 class _StrayBytesError(Exception):
     """Something follows an answer that is whole."""
 
@@ -301,9 +305,11 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None  # noqa: S101
         status = self._parser.get_status_code()
-        if status < 200:
+        if 100 <= status < 200:
             exchange.headers.clear()  # 101, an upgrade, makes the parser raise.
             return
+        if not 200 <= status <= 599:
+            raise _NoAnswerError
         exchange.status = status
         exchange.answered = True
         if not self._parser.should_keep_alive():

@@ -270,10 +270,22 @@ def headers_too_large(limit: int) -> ApiError:
     return ApiError(431, "headers_too_large", f"The headers are larger than {limit} bytes.")
 
 
+def too_many_connections(limit: int) -> ApiError:
+    """503: this replica has all the connections that it may have."""
+    message = f"This gateway has its {limit} connections. Send the request again."
+    return ApiError(503, "too_many_connections", message, retry_after=1)
+
+
 def headers_too_slow(seconds: float) -> ApiError:
     """408: the head of the request did not arrive in time."""
     message = f"The headers did not arrive within {seconds:g} seconds."
     return ApiError(408, "headers_too_slow", message)
+
+
+def answer_too_large(model: str, size: int) -> ApiError:
+    """502: an answer that is no stream of events cannot be told in an event."""
+    message = f"The answer of `{model}` is no event stream, and has more than {size} bytes."
+    return ApiError(502, "answer_too_large", message, param="model", pointless=True)
 
 
 def engine_error(model: str, status: int, body: bytes) -> ApiError:

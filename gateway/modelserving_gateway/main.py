@@ -25,6 +25,7 @@ from modelserving_gateway.app import Application
 from modelserving_gateway.catalog import Catalog
 from modelserving_gateway.cluster import Cluster, ClusterError
 from modelserving_gateway.dispatch import Dispatcher
+from modelserving_gateway.errors import ApiError
 from modelserving_gateway.key_file import KeyFile
 from modelserving_gateway.kubernetes_api import open_cluster
 from modelserving_gateway.metrics import Metrics
@@ -109,7 +110,8 @@ class Gateway:
                         settings.max_header_bytes,
                         settings.header_timeout_seconds,
                         settings.stalled_client_seconds,
-                        lambda error: self._metrics.rejected.labels(error.code).inc(),
+                        settings.max_connections,
+                        self._refused,
                     )
                 ),
                 ws="none",
@@ -123,6 +125,7 @@ class Gateway:
                 + _LAST_ERRORS_SECONDS,
             )
         )
+        self._metrics.connections.set_function(lambda: len(self._server.server_state.connections))
         self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger(__name__)
 
@@ -189,6 +192,11 @@ class Gateway:
     def in_flight(self) -> int:
         """Requests that are not answered yet."""
         return self._proxy.in_flight
+
+    def _refused(self, error: ApiError) -> None:
+        """Tell of a request that was refused before it was one."""
+        self._metrics.rejected.labels(error.code).inc()
+        self._log.info("rejected", status=error.status, error=error.code, message=error.message)
 
     def _take_catalog(self, catalog: Catalog) -> None:
         self._dispatcher.replace_catalog(catalog)

@@ -41,6 +41,9 @@ class Metrics:
             ["bound"],
             registry=self.registry,
         )
+        self.connections = Gauge(
+            f"{_PREFIX}connections", "Connections of clients.", registry=self.registry
+        )
         tasks = Gauge(
             f"{_PREFIX}tasks", "Tasks; it grows where one is leaked.", registry=self.registry
         )
@@ -48,6 +51,11 @@ class Metrics:
         self.body_bytes = Gauge(
             f"{_PREFIX}body_bytes",
             "Bytes of request bodies in memory: being read, held or forwarded.",
+            registry=self.registry,
+        )
+        self.answer_bytes = Gauge(
+            f"{_PREFIX}answer_bytes",
+            "Bytes of plain answers that are being collected before they are passed on.",
             registry=self.registry,
         )
         self.demand_writes = self._counter(

@@ -28,21 +28,22 @@ _ERRORS: Final = {
     " the API key (`rate_limit_exceeded`, `too_many_in_flight`).",
     431: "The headers are too large (`headers_too_large`).",
     500: "A defect of the gateway (`internal_error`).",
-    502: "The engine was lost before (`upstream_failed`) or amid (`upstream_lost`) its answer.",
+    502: "The engine was lost before (`upstream_failed`) or amid (`upstream_lost`) its answer,"
+    " or the answer does not fit into an event (`answer_too_large`).",
     503: "The model cannot answer now: it did not get its turn in time (`model_not_ready_in_time`,"
     " `model_busy`), failed to load (`model_load_failed`), is kept out by a pin (`model_pinned`),"
     " or what declares it is invalid (`model_serving_invalid`) or gone (`model_serving_deleted`)."
-    " Or the gateway starts (`gateway_starting`), ends (`shutting_down`), or cannot read its API"
-    " keys (`keys_unreadable`).",
+    " Or the gateway starts (`gateway_starting`), ends (`shutting_down`), has all the connections"
+    " that it may have (`too_many_connections`), or cannot read its API keys (`keys_unreadable`).",
     504: "The engine was silent for too long (`upstream_timeout`).",
 }
 
-_NO_REQUEST_YET: Final = (400, 408, 431)
+_NO_REQUEST_YET: Final = (400, 408, 431, 503)
 """The HTTP server itself may have them, for a request that has not come far enough for an id."""
 
 _FORWARDED_ERRORS: Final = tuple(_ERRORS)
 _PAGE_ERRORS: Final = (*_NO_REQUEST_YET, 405, 500)
-_LIST_ERRORS: Final = (*_PAGE_ERRORS, 401, 503)
+_LIST_ERRORS: Final = (*_PAGE_ERRORS, 401)
 _MODEL_ERRORS: Final = (*_LIST_ERRORS, 403, 404)
 
 _ENGINES_OWN: Final = {

@@ -29,8 +29,17 @@ answer instead of a connection reset."""
 
 
 _MOST_SENT_AHEAD: Final = 16
-"""Requests that a client has sent before it had its answers; then nothing more is read, which also
-means that its leaving is noticed late. No client library does so."""
+"""Requests that a client may send before it has its answers; with the last of them its connection
+ends. No client library sends even two."""
+
+_CLIENT_TCP_OPTIONS: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A client whose host is gone says nothing: it is noticed after a minute, and its place in a queue
+is free."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Bounds:
     """From the first byte of a head to its last."""
     stalled_seconds: float
     """For taking a byte of an answer that waits to be sent."""
+    max_connections: int
+    """Of all clients together, idle ones included."""
     refused: Callable[[ApiError], None] = lambda _: None
     """Told of each refusal here: the application never sees such a request."""
 
@@ -73,6 +84,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._pipelined: deque[ServerExchange] = deque()
         """What has been received while another request is answered."""
         self._packet_bytes = 0
+        self._body_came = False
+        self._framing_bytes = 0
         self._in_head = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -88,11 +101,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: a client that says nothing is an idle one."""
         super().connection_made(cast("asyncio.Transport", transport))
+        connected = transport.get_extra_info("socket")
+        for level, option, value in _CLIENT_TCP_OPTIONS:
+            connected.setsockopt(level, option, value)
         # For what has left us and is never acknowledged: a client that vanished, or reads nothing.
-        transport.get_extra_info("socket").setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._bounds.stalled_seconds * 1000)
-        )
-        self._become_idle()
+        milliseconds = int(self._bounds.stalled_seconds * 1000)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        if len(self.connections) > self._bounds.max_connections:
+            self._refuse(errors.too_many_connections(self._bounds.max_connections))
+        else:
+            self._become_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whom it concerns."""
@@ -119,14 +137,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         self._packet_bytes = len(data)
+        self._body_came = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(errors.malformed_request())
-        if self._in_head and not self._refused:
+        if self._refused:
+            return
+        if self._in_head:
             self._bound_head()
+        elif self.cycle is not None and not self.cycle.whole:
+            self._bound_framing(len(data))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Read on as if no upgrade had been asked for (RFC 9110, section 7.8).
@@ -172,6 +195,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. Trailers are dropped: whoever reads headers trusts what came first."""
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """A head is whole: let the application answer, after what came before it here."""
         self._in_head = False
@@ -210,11 +242,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._answer(exchange)
         else:
             self._pipelined.append(exchange)
-            if len(self._pipelined) >= _MOST_SENT_AHEAD:
-                self.flow.pause_reading()
+            if len(self._pipelined) == _MOST_SENT_AHEAD:
+                self._stop_after_this_answer()
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
+        self._body_came = True
         if self.cycle is not None and not self._refused and not self.cycle.response_complete:
             self.cycle.take(body)
 
@@ -222,7 +255,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request is whole."""
         if self.parser.should_upgrade():
             return  # Only its head is: see _decline_upgrade.
-        if self.cycle is not None and not self._refused and not self.cycle.response_complete:
+        if self.cycle is not None and not self._refused:
             self.cycle.end()
 
     # An answer begins and ends.
@@ -248,10 +281,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self._pipelined:
             self._answer(self._pipelined.popleft())
         else:
+            self.flow.resume_reading()
             self._become_idle()
 
     def shutdown(self) -> None:
@@ -304,6 +337,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(
                 seconds, self._refuse, errors.headers_too_slow(seconds)
             )
+
+    def _bound_framing(self, size: int) -> None:
+        """Refuse a body that goes on without a byte of it: sizes of chunks, trailers."""
+        self._framing_bytes = 0 if self._body_came else self._framing_bytes + size
+        if self._framing_bytes > self._bounds.max_header_bytes:
+            self._refuse(errors.headers_too_large(self._bounds.max_header_bytes))
 
     def _check_stalled(self) -> None:
         """Let go of a client that has taken nothing since the last look."""

@@ -52,9 +52,11 @@ class ServerExchange:
         "_finished",
         "_flow",
         "_head",
+        "_http_version",
         "_received",
         "_transport",
         "_unread",
+        "_until_close",
         "disconnected",
         "keep_alive",
         "on_left",
@@ -89,6 +91,9 @@ class ServerExchange:
         self._default_headers = default_headers
         self._finished = finished
         self._expects_continue = expects_continue
+        self._http_version = scope["http_version"]
+        self._until_close = False
+        """Whether only the end of the connection ends the body: HTTP/1.0 knows no chunks."""
         self._bodiless = scope["method"] == "HEAD"
         """Whether the answer has no body, whatever its head says of one."""
         self._body: list[bytes] = []
@@ -187,7 +192,7 @@ class ServerExchange:
         if self.response_started:
             raise RuntimeError("the answer has begun already")
         self.response_started = True
-        lines = [_STATUS_LINES[status]]
+        lines = [_STATUS_LINES.get(status) or status_line(status)]
         length: int | None = None
         for name, value in (*self._default_headers, *headers):
             if name == b"content-length":
@@ -199,7 +204,8 @@ class ServerExchange:
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         self._bodiless = self._bodiless or status in _NO_BODY
-        self._chunked = length is None and not self._bodiless
+        self._until_close = length is None and self._http_version == "1.0"
+        self._chunked = length is None and not self._bodiless and not self._until_close
         if self._chunked:
             lines.append(b"transfer-encoding: chunked\r\n")
         self._expected = 0 if self._bodiless or length is None else length
@@ -223,6 +229,8 @@ class ServerExchange:
     def _framed(self, body: bytes, *, more: bool) -> bytes:
         if self._bodiless:
             return b""
+        if self._until_close:
+            return body
         if not self._chunked:
             self._expected -= len(body)
             if self._expected < 0:

@@ -115,6 +115,12 @@ class Settings(BaseSettings):
         gt=0,
         description="From the first byte of a request's headers to their last.",
     )
+    max_connections: int = Field(
+        default=16_384,
+        gt=0,
+        description="Connections of clients, idle ones included: three times what may be held."
+        " Each takes some 10 KiB.",
+    )
     stalled_client_seconds: float = Field(
         default=120,
         gt=0,
@@ -168,6 +174,7 @@ class Settings(BaseSettings):
                 "max_held_bytes",
                 "max_in_flight",
                 "max_body_bytes",
+                "max_connections",
                 "hold_timeout_seconds",
             )
         }

@@ -177,6 +177,8 @@ BROKEN = {
     "length and chunks": b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n"
     b"transfer-encoding: chunked\r\n\r\n",
     "an upgrade": b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+    "an unknown status": b"HTTP/1.1 700 What\r\ncontent-length: 0\r\n\r\n",
+    "half a status": b"HTTP/1.1 099 What\r\ncontent-length: 0\r\n\r\n",
     "a bare line feed": b"HTTP/1.1 200 OK\ncontent-length: 0\n\n",
     "a control character": b"HTTP/1.1 200 OK\r\nx: \x01\r\n\r\n",
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import uvloop
 
 from tests.unit.gateway.conftest import CHAT, Running, Start, ended, eventually, running
-from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, serving
+from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, serving, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -195,6 +196,112 @@ async def test_a_client_that_leaves_ends_all_that_it_has_sent_ahead(
     await eventually(lambda: gateway.gateway.in_flight == 0)
     await eventually(lambda: not engine.open_connections)
     assert len(engine.requests) == 1
+
+
+async def test_a_client_that_sends_many_requests_ahead_gets_some_answers_and_no_more(
+    start: Start,
+) -> None:
+    gateway = await start(FakeCluster())
+    client = await Raw.to(gateway)
+    client.send(b"GET /healthz HTTP/1.1\r\n\r\n" * 100_000)
+    answers = 0
+    async with asyncio.timeout(5):
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while (await client.answer())[0] == 200:
+                answers += 1
+    assert 0 < answers <= 32
+
+
+TRAILERS = b"x-modelserving-priority: nonsense\r\nauthorization: Bearer stolen\r\nx-t: 1\r\n"
+
+
+async def test_trailers_are_no_headers(start: Start, engine: Engine) -> None:
+    gateway = await start(active(engine))
+    client = await Raw.to(gateway)
+    body = b'{"model": "mistral"}'
+    client.send(
+        b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n%b\r\n"
+        % (CHAT.encode(), len(body), body, TRAILERS)
+    )
+    assert (await client.answer())[0] == 200
+    assert not {"authorization", "x-t"} & engine.requests[0].headers.keys()
+
+
+ENDLESS = {
+    "trailers": b"0\r\n" + b"x: y\r\n" * 5000,
+    "a trailer": b"0\r\nx: " + b"y" * 30_000,
+    "an extension of a chunk": b"1;x=" + b"y" * 30_000,
+}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/nowhere"])
+@pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS)
+async def test_what_follows_a_body_without_an_end_is_bounded(
+    start: Start, path: str, endless: bytes
+) -> None:
+    gateway = await start(FakeCluster(serving()), max_header_bytes=2000)
+    await eventually(lambda: gateway.cluster.watches_opened)
+    client = await Raw.to(gateway)
+    client.send(b"POST %b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode())
+    if path == "/nowhere":
+        assert (await client.answer())[0] == 404
+    sent = 0
+    for begin in range(0, len(endless), 1000):
+        client.send(endless[begin : begin + 1000])
+        await asyncio.sleep(0.001)
+        sent += 1000
+    if path != "/nowhere":
+        assert (await client.error())[0] == 431
+    with suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            await client.reader.read()  # Either way it is closed.
+
+
+async def test_there_are_no_more_connections_than_there_may_be(
+    start: Start, engine: Engine
+) -> None:
+    gateway = await start(active(engine), max_connections=3)
+    clients = [await Raw.to(gateway) for _ in range(3)]
+    for client in clients:
+        client.send(chat())
+        assert (await client.answer())[0] == 200
+    refused = await Raw.to(gateway)
+    refused.send(chat())
+    assert await refused.error() == (503, "too_many_connections")
+    clients[0].writer.close()
+    refused.writer.close()
+
+    async def served() -> bool:
+        client = await Raw.to(gateway)
+        client.send(chat())
+        return (await client.answer())[0] == 200
+
+    async with asyncio.timeout(5):
+        while not await served():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_of_http_1_0_gets_no_chunks(start: Start, engine: Engine) -> None:
+    engine.behaviour = stream
+    gateway = await start(active(engine))
+    client = await Raw.to(gateway)
+    client.send(chat(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head = (await client.reader.readuntil(b"\r\n\r\n")).decode().lower()
+    assert "transfer-encoding" not in head
+    assert "connection: close" in head
+    assert (await client.reader.read()).endswith(b"\n\ndata: [DONE]\n\n")
+
+
+async def test_the_socket_notices_a_client_whose_host_is_gone(start: Start) -> None:
+    gateway = await start(FakeCluster())
+    await Raw.to(gateway)
+    connections = gateway.gateway._server.server_state.connections
+    await eventually(lambda: connections)
+    (connection,) = connections
+    option = connection.transport.get_extra_info("socket").getsockopt
+    assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+    assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
 
 
 async def pours(connection: Connection) -> None:
