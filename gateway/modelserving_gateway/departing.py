@@ -26,6 +26,9 @@ _MESSAGES: Final = (
 _ABORTED: Final = b'"finish_reason":"abort"'
 """In a message of a model the quotes would be escaped."""
 
+_ERRORS: Final = (b'{"error":', b'{"type":"error"', b'{"type": "error"')
+"""How an event that is an error begins, in OpenAI's shape and in Anthropic's."""
+
 _LONGEST: Final = 16_384
 """Bytes; these errors are a line, and a larger body is not searched."""
 
@@ -44,9 +47,21 @@ def is_aborted(body: bytes) -> bool:
     return _ABORTED in body
 
 
-def before_abort(events: bytes) -> bytes | None:
-    """Return the lines before the event that says the engine has given up, None without one."""
-    position = events.find(_ABORTED)
-    if position < 0:
+def before_departure(events: bytes) -> bytes | None:
+    """Return the lines before the event that says the engine goes away, None without one."""
+    if _ABORTED not in events and not any(message in events for message, _ in _MESSAGES):
         return None
-    return events[: events.rfind(b"\n", 0, position) + 1]
+    position = 0
+    for line in events.splitlines(keepends=True):
+        if _ABORTED in line or _is_departing_error(line):
+            return events[:position]
+        position += len(line)
+    return None
+
+
+def _is_departing_error(line: bytes) -> bool:
+    """Say whether the line is an error event with such a message; a model may well write one."""
+    data = line.removeprefix(b"data:").lstrip()
+    if data is line or not data.startswith(_ERRORS):
+        return False
+    return any(message in data for message, _ in _MESSAGES)

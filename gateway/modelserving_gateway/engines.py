@@ -16,6 +16,11 @@ _LONGEST_PAUSE_SECONDS: Final = 5.0
 network, and after it has healed nobody should wait for long."""
 
 
+def pause_seconds(failures: int) -> float:
+    """Return how long to wait before an engine is tried again, after so many earlier failures."""
+    return float(min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 9)))
+
+
 @dataclass(slots=True)
 class _Engine:
     in_flight: int = 0
@@ -73,8 +78,7 @@ class Engines:
         """Note that the engine could not be reached; return when it may be tried again."""
         engine = self._engines[endpoint]
         if now >= engine.closed_until:
-            pause = _FIRST_PAUSE_SECONDS * 2.0 ** min(engine.failures, 9)
-            engine.closed_until = now + min(_LONGEST_PAUSE_SECONDS, pause)
+            engine.closed_until = now + pause_seconds(engine.failures)
             engine.failures += 1
         return engine.closed_until
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from modelserving_gateway.access import ANONYMOUS, Caller
 from modelserving_gateway.answer_model import AnswerModel
 from modelserving_gateway.client import Client
 from modelserving_gateway.errors import ApiError
@@ -20,15 +21,19 @@ from modelserving_gateway.wishes import Wishes
 
 @dataclass(slots=True)
 class Exchange:
-    """One request; times are of time.monotonic, in seconds."""
+    """One request; times are of time.monotonic, which is the event loop's clock, in seconds."""
 
     client: Client
     route: Forwarded
     started: float
-    key: str | None = None
-    """The name of the API key it came with."""
+    caller: Caller = ANONYMOUS
     wishes: Wishes = field(default_factory=Wishes)
+    asked: str = ""
+    """The model, by the name that the client used."""
     model: str = ""
+    """The declared model that is to answer."""
+    fell_back: bool = False
+    """Whether that is another one than was asked for, since it was active."""
     names: AnswerModel | None = None
     budget: float = math.inf
     """How long it may wait for its turn, counted from its start."""
@@ -72,7 +77,7 @@ class Exchange:
             "id": self.client.request_id.decode(),
             "path": self.route.path,
             "model": self.model,
-            "key": self.key,
+            "key": self.caller.name or None,
             "status": self.status,
             "error": None if self.error is None else self.error.code,
             "held_seconds": round(self.held_seconds, 3),

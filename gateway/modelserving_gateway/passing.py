@@ -3,13 +3,14 @@
 Knows nothing of queues or retries: an engine that fails is an UpstreamError, whatever it had sent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.answer_model import AnswerModel, is_rewritable
 from modelserving_gateway.client import Client, Sent
-from modelserving_gateway.departing import Departure, before_abort, departure, is_aborted
+from modelserving_gateway.departing import Departure, before_departure, departure, is_aborted
 from modelserving_gateway.engine_errors import in_shape
 from modelserving_gateway.headers import RawHeaders
 from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError
@@ -18,8 +19,18 @@ _MAX_WHOLE_ANSWER: Final = 4_194_304
 """4 MiB: a plain answer is passed on once it is whole, so that an engine which dies amid it becomes
 a 502. No completion is larger; of a larger batch of embeddings the rest is streamed."""
 
+_MAX_WHOLE_ANSWERS: Final = 67_108_864
+"""64 MiB of answers that are being collected, all together: above it they are streamed, too."""
+
 _NO_ROUTE: Final = b'{"detail":"Not Found"}'
 """FastAPI's, and so vLLM's, where the kind of model that it serves has no such path."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """Bytes of all answers that are collected now; one for each gateway."""
+
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -33,10 +44,13 @@ class Asked:
     """Puts in the name that the client used, where it was another one."""
 
 
-async def pass_on(client: Client, answer: Answer, asked: Asked) -> None:
+async def pass_on(
+    client: Client, answer: Answer, asked: Asked, collected: Collected, begun: Callable[[], None]
+) -> None:
     """Pass an answer on. Raises UpstreamError, ClientLeftError, or ApiError for the engine's own.
 
-    ApiError is raised where the answer as it is would say nothing to the client.
+    ApiError is raised where the answer as it is would say nothing to the client. `begun` is called
+    when it is clear that this is an answer, and not an engine's way to turn a request down.
     """
     content_type = headers.first(answer.headers, b"content-type")
     content_encoding = headers.first(answer.headers, b"content-encoding")
@@ -45,24 +59,33 @@ async def pass_on(client: Client, answer: Answer, asked: Asked) -> None:
         names = None
     is_events = sse.is_event_stream(content_type, content_encoding)
     if is_events and (client.sent is Sent.NOTHING or answer.status == 200):
-        await _pass_events(client, answer, names)
-    elif client.sent is Sent.NOTHING:
-        await _pass_plain(client, answer, asked, names)
+        await _pass_events(client, answer, names, begun)
+        return
+    body, whole = await _beginning(answer, collected)
+    if whole:
+        _require_answer(answer.status, body, asked)
+    begun()
+    if client.sent is Sent.NOTHING:
+        await _pass_plain(client, answer, asked, names, (body, whole))
     else:
-        await _pass_as_event(client, answer, asked, names)
+        await _pass_as_event(client, answer, asked, names, (body, whole))
 
 
-async def _pass_events(client: Client, answer: Answer, names: AnswerModel | None) -> None:
+async def _pass_events(
+    client: Client, answer: Answer, names: AnswerModel | None, begun: Callable[[], None]
+) -> None:
     lines = sse.WholeLines()
-    begun = False
+    has_begun = False
     async for chunk in answer.chunks():
         events = lines.feed(chunk)
-        passed_on = before_abort(events)
-        if not begun and passed_on == b"":
-            raise UpstreamError(FailureKind.LOST, "it gave up before its answer")
-        if client.sent is Sent.NOTHING:
-            await client.start(answer.status, headers.to_client(answer.headers), Sent.EVENTS)
-        begun = True
+        passed_on = before_departure(events)
+        if not has_begun:
+            if passed_on == b"":
+                raise UpstreamError(FailureKind.LOST, "it gave up before its answer")
+            if client.sent is Sent.NOTHING:
+                await client.start(answer.status, headers.to_client(answer.headers), Sent.EVENTS)
+            has_begun = True
+            begun()
         if passed_on is not None:
             await client.write(_named(passed_on, names))
             raise UpstreamError(FailureKind.LOST, "it gave up amid its answer", amid_answer=True)
@@ -75,11 +98,14 @@ def _named(events: bytes, names: AnswerModel | None) -> bytes:
 
 
 async def _pass_plain(
-    client: Client, answer: Answer, asked: Asked, names: AnswerModel | None
+    client: Client,
+    answer: Answer,
+    asked: Asked,
+    names: AnswerModel | None,
+    beginning: tuple[bytes, bool],
 ) -> None:
-    body, whole = await answer.beginning(_MAX_WHOLE_ANSWER)
+    body, whole = beginning
     if whole:
-        _require_answer(answer.status, body, asked)
         if answer.status >= 400:
             await _pass_error(client, answer, asked, body)
             return
@@ -115,15 +141,38 @@ def _with_length(head: RawHeaders, answer: Answer, sent: bytes, received: bytes)
 
 
 async def _pass_as_event(
-    client: Client, answer: Answer, asked: Asked, names: AnswerModel | None
+    client: Client,
+    answer: Answer,
+    asked: Asked,
+    names: AnswerModel | None,
+    beginning: tuple[bytes, bool],
 ) -> None:
     """Tell in an event what is no event stream: the head of one has been sent already."""
-    body, _ = await answer.beginning(_MAX_WHOLE_ANSWER)
-    _require_answer(answer.status, body, asked)
+    body, whole = beginning
+    if not whole:
+        raise errors.answer_too_large(asked.model, len(body))
     if answer.status != 200:
         raise errors.engine_error(asked.model, answer.status, body)
     named = body if names is None else names.in_body(body)
     await client.finish(sse.event(named))
+
+
+async def _beginning(answer: Answer, collected: Collected) -> tuple[bytes, bool]:
+    """Read until the end, or until there is more than may be kept; say whether all is read."""
+    if (body := answer.whole()) is not None:
+        return body, True
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in answer.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            collected.size += len(chunk)
+            if size > _MAX_WHOLE_ANSWER or collected.size > _MAX_WHOLE_ANSWERS:
+                return b"".join(parts), False
+        return b"".join(parts), True
+    finally:
+        collected.size -= size
 
 
 def _require_answer(status: int, body: bytes, asked: Asked) -> None:

@@ -53,22 +53,12 @@ class Answer:
         """Return the body as it comes, undecoded, to be gone through once. Raises UpstreamError."""
         return self
 
-    async def beginning(self, most: int) -> tuple[bytes, bool]:
-        """Read until the end, or until there are more than so many bytes; say whether all is read.
-
-        The rest comes in chunks(). Raises UpstreamError.
-        """
-        if self._first is not None and self._exchange.all_taken:
-            first, self._first = self._first, None
-            return first, True
-        parts: list[bytes] = []
-        size = 0
-        async for chunk in self:
-            parts.append(chunk)
-            size += len(chunk)
-            if size > most:
-                return b"".join(parts), False
-        return b"".join(parts), True
+    def whole(self) -> bytes | None:
+        """Return the body, and so take it, when all of it has come already."""
+        if self._first is None or not self._exchange.all_taken:
+            return None
+        first, self._first = self._first, None
+        return first
 
     def __aiter__(self) -> "Answer":
         return self

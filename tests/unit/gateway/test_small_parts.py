@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.departing import Departure, before_abort, departure
+from modelserving_gateway.departing import Departure, before_departure, departure
 from modelserving_gateway.main import main
 from modelserving_gateway.settings import Settings
 
@@ -119,7 +119,7 @@ def test_an_engine_that_goes_away_is_recognised(
 def test_a_stream_that_the_engine_gives_up_is_passed_on_up_to_that(
     events: bytes, expected: bytes | None
 ) -> None:
-    assert before_abort(events) == expected
+    assert before_departure(events) == expected
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,35 @@ async def test_without_an_active_fallback_the_request_waits_for_its_own_model(
 
 
 @in_loop
+async def test_a_fallback_that_goes_before_its_turn_is_not_swapped_in_for_the_request(
+    start: Start, engine: Engine
+) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await go_on.wait()
+        await echo(connection)
+
+    engine.behaviour = slow
+    cluster = active(engine)
+    gateway = await start(cluster, max_in_flight=1)
+    running = asyncio.create_task(ask(gateway, "mistral"))
+    await eventually(lambda: engine.requests)
+    falling_back = asyncio.create_task(ask(gateway, "coder", fallback="mistral"))
+    await gateway.held(1)
+    cluster.set_status("l4", targetModel="llava")
+    await eventually(lambda: cluster.demand() == {"coder": 1})
+    go_on.set()
+    assert (await running).status_code == 200
+    cluster.set_status("l4", activeModel="coder", endpoint=engine.url)
+    answer = await falling_back
+    assert answer.json() == {"model": "coder"}
+    assert answer.headers["x-modelserving-model"] == "coder"
+    told = (await gateway.client.get("/metrics")).text
+    assert "fallbacks_total{" not in told
+
+
+@in_loop
 async def test_any_active_model_means_the_largest(start: Start, engine: Engine) -> None:
     def one(name: str, memory: str) -> dict[str, Any]:
         body = serving(name, {name: []}, active=name, endpoint=engine.url)
