@@ -68,6 +68,8 @@ class Waiter:
     avoid: str | None
     """An endpoint that has just lost this request: not tried again before `avoid_until`."""
     avoid_until: float
+    may_use: Callable[[str], bool] = lambda _: True
+    """Of which models it may be told."""
     granted: asyncio.Future[Turn | Refuse] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -186,6 +188,7 @@ class Dispatcher:
         *,
         admitted: bool = False,
         may_swap: bool = True,
+        may_use: Callable[[str], bool] = lambda _: True,
         avoid: str | None = None,
         avoid_until: float = 0.0,
     ) -> Iterator[Waiter]:
@@ -198,7 +201,7 @@ class Dispatcher:
             self._queues.put_back(held)
         else:
             self._queues.admit(held)
-        waiter = self._waiters[held.sequence] = Waiter(may_swap, avoid, avoid_until)
+        waiter = self._waiters[held.sequence] = Waiter(may_swap, avoid, avoid_until, may_use)
         if avoid is not None:
             loop = asyncio.get_running_loop()
             loop.call_at(avoid_until + _TIMER_SLACK, self._settle, held.model)
@@ -240,12 +243,13 @@ class Dispatcher:
         if isinstance(decision, Forward):
             self._grant_turns(model, decision.targets)
             return
-        inactive = Refuse(errors.model_not_active(model, active_models(self.catalog)))
-        refusal = decision if isinstance(decision, Refuse) else inactive
         for held in self._queues.in_order(model):
             waiter = self._waiters[held.sequence]
-            if isinstance(decision, Refuse) or not waiter.may_swap:
-                self._grant(held, waiter, refusal)
+            if isinstance(decision, Refuse):
+                self._grant(held, waiter, decision)
+            elif not waiter.may_swap:
+                active = tuple(filter(waiter.may_use, active_models(self.catalog)))
+                self._grant(held, waiter, Refuse(errors.model_not_active(model, active)))
 
     def _grant_turns(self, model: str, targets: tuple[Target, ...]) -> None:
         now = asyncio.get_running_loop().time()

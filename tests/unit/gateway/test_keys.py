@@ -169,6 +169,35 @@ async def test_a_key_does_not_fall_back_to_a_model_that_it_may_not_use(
     assert len(engine.requests) == 1
 
 
+async def test_a_key_is_told_nothing_of_models_that_it_may_not_use(
+    start: Start, cluster: FakeCluster, engine: Engine, secret: Secret
+) -> None:
+    cluster.put(serving("other", {"llava": []}, active="llava", endpoint="http://10.0.0.1:8000"))
+    gateway = await gateway_with(
+        start, cluster, secret, entry("alice", ALICE, models=["coder"]), entry("bob", BOB)
+    )
+    everything = (await gateway.client.get("/status", headers=bearer(BOB))).text
+    assert all(each in everything for each in ("mistral", "llava", engine.url, "10.0.0.1"))
+
+    held = asyncio.create_task(ask(gateway, ALICE, "coder"))
+    await eventually(lambda: gateway.gateway.in_flight == 1)
+    answer = await gateway.client.get("/status", headers=bearer(ALICE))
+    (l4,) = answer.json()["modelservings"]
+    assert (l4["name"], l4["active"]) == ("l4", None)
+    assert [(model["name"], model["held"]) for model in l4["models"]] == [("coder", 1)]
+    assert answer.json()["held"] == 1
+    held.cancel()
+
+    refused = await gateway.client.post(
+        CHAT,
+        json={"model": "coder"},
+        headers={**bearer(ALICE), "x-modelserving-swap": "never"},
+    )
+    assert error(refused) == (409, "model_not_active")
+    for told in (answer.text, refused.text):
+        assert not [each for each in ("mistral", "llava", "gpt-4", "http:") if each in told]
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
