@@ -56,6 +56,8 @@ class Client:
         """Headers of every answer to this request."""
         self.dialect = Dialect.OPENAI
         """Whose error objects this client reads; the route says it."""
+        self.key: str | None = None
+        """The name of the API key that it came with, once that is known."""
         self.sent = Sent.NOTHING
         self.status: int | None = None
         self.bytes_sent = 0

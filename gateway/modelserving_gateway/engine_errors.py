@@ -8,7 +8,8 @@ import json
 from typing import Any
 
 from modelserving_gateway import errors
-from modelserving_gateway.errors import Dialect
+from modelserving_gateway.errors import MAX_RETRY_AFTER_SECONDS, Dialect
+from modelserving_gateway.headers import RawHeaders
 
 
 def in_shape(status: int, body: bytes, dialect: Dialect, model: str) -> bytes:
@@ -16,6 +17,18 @@ def in_shape(status: int, body: bytes, dialect: Dialect, model: str) -> bytes:
     if _has_shape(_parsed(body), dialect):
         return body
     return errors.engine_error(model, status, body).body(dialect)
+
+
+def soon(headers: RawHeaders) -> RawHeaders:
+    """Return the headers with no retry-after above a minute, which clients would not heed."""
+    return [(name, _soon(value) if name == b"retry-after" else value) for name, value in headers]
+
+
+def _soon(retry_after: bytes) -> bytes:
+    """Return it, or a minute where it is more; also for a date, which no engine sends."""
+    few_digits = len(retry_after) < 3 and retry_after.isdigit()
+    is_soon = few_digits and int(retry_after) <= MAX_RETRY_AFTER_SECONDS
+    return retry_after if is_soon else b"%d" % MAX_RETRY_AFTER_SECONDS
 
 
 def _parsed(body: bytes) -> Any:

@@ -102,6 +102,10 @@ class ApiError(Exception):
         return [*headers, *self._headers]
 
 
+class EngineError(ApiError):
+    """An error that an engine itself has answered with, and not the gateway."""
+
+
 def invalid_body(message: str, *, param: str | None = None) -> ApiError:
     """400: the body cannot be understood."""
     return ApiError(400, "invalid_body", message, param=param)
@@ -288,7 +292,7 @@ def answer_too_large(model: str, size: int) -> ApiError:
     return ApiError(502, "answer_too_large", message, param="model", pointless=True)
 
 
-def engine_error(model: str, status: int, body: bytes) -> ApiError:
+def engine_error(model: str, status: int, body: bytes) -> EngineError:
     """The engine's own error, where it does not come in the client's shape."""
     try:
         answer = json.loads(body)
@@ -301,7 +305,7 @@ def engine_error(model: str, status: int, body: bytes) -> ApiError:
         message = f"The engine of `{model}` answered with status {status}."
     code = fields.get("code")
     param = fields.get("param")
-    return ApiError(
+    return EngineError(
         status,
         code if isinstance(code, str) else "engine_error",
         message,

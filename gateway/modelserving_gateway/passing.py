@@ -11,7 +11,7 @@ from modelserving_gateway import errors, headers, sse
 from modelserving_gateway.answer_model import AnswerModel, is_rewritable
 from modelserving_gateway.client import Client, Sent
 from modelserving_gateway.departing import Departure, before_departure, departure, is_aborted
-from modelserving_gateway.engine_errors import in_shape
+from modelserving_gateway.engine_errors import in_shape, soon
 from modelserving_gateway.headers import RawHeaders
 from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError
 
@@ -123,7 +123,7 @@ async def _pass_plain(
 
 async def _pass_error(client: Client, answer: Answer, asked: Asked, body: bytes) -> None:
     """Pass the engine's own error on, in the client's shape."""
-    head = headers.to_client(answer.headers)
+    head = soon(headers.to_client(answer.headers))
     if headers.first(head, b"content-encoding") in (None, b"identity"):
         shaped = in_shape(answer.status, body, client.dialect, asked.model)
         if shaped is not body:

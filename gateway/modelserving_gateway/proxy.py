@@ -19,7 +19,7 @@ from modelserving_gateway.body_budget import BodyBudget, Share
 from modelserving_gateway.client import Client, ClientLeftError
 from modelserving_gateway.dispatch import Dispatcher, Turn
 from modelserving_gateway.engines import pause_seconds
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.errors import ApiError, EngineError
 from modelserving_gateway.exchange import Exchange
 from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.metrics import Metrics
@@ -82,8 +82,15 @@ class Proxy:
             client.status = CLIENT_LEFT_STATUS
         except ApiError as error:
             exchange.error = error
-            self._metrics.rejected.labels(error.code).inc()
+            if not isinstance(error, EngineError):
+                self._metrics.rejected.labels(error.code).inc()
             await _tell(exchange, error)
+        except Exception:
+            id_ = client.request_id.decode()
+            self._log.exception("a defect of the gateway", id=id_)
+            exchange.error = errors.internal_error(id_)
+            self._metrics.rejected.labels(exchange.error.code).inc()
+            await _tell(exchange, exchange.error)
         finally:
             if exchange.keepalive is not None:
                 exchange.keepalive.cancel()
@@ -193,6 +200,7 @@ class Proxy:
             self._held(exchange),
             admitted=exchange.was_held or exchange.failures > 0,
             may_swap=exchange.wishes.may_swap and not exchange.fell_back,
+            may_use=exchange.caller.may_use,
             avoid=exchange.avoid,
             avoid_until=exchange.avoid_until,
         ) as waiter:
