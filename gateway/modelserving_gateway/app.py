@@ -12,14 +12,15 @@ from typing import Any, Final
 
 import structlog
 
-from modelserving_gateway import errors, openapi, views
-from modelserving_gateway.access import Access, Caller
-from modelserving_gateway.client import Client, Receive, Scope, Send
-from modelserving_gateway.dispatch import Dispatcher
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway import views
+from modelserving_gateway.access.access import Access, Caller
+from modelserving_gateway.api import errors, openapi
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Forwarded, OneModel, Page, Route, dialect_of, route
+from modelserving_gateway.clients.client import Client, Receive, Scope, Send
 from modelserving_gateway.metrics import CONTENT_TYPE, Metrics
 from modelserving_gateway.proxy import Proxy
-from modelserving_gateway.surface import Forwarded, OneModel, Page, Route, dialect_of, route
+from modelserving_gateway.turns.dispatch import Dispatcher
 
 _JSON: Final = [(b"content-type", b"application/json")]
 

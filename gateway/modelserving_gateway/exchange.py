@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from modelserving_gateway.access import ANONYMOUS, Caller
-from modelserving_gateway.answer_model import AnswerModel
-from modelserving_gateway.client import Client
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.access.access import ANONYMOUS, Caller
+from modelserving_gateway.api.answer_model import AnswerModel
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Forwarded
+from modelserving_gateway.api.wishes import Wishes
+from modelserving_gateway.clients.client import Client
 from modelserving_gateway.keepalive import KeepAlive
-from modelserving_gateway.queueing import Held
-from modelserving_gateway.surface import Forwarded
-from modelserving_gateway.wishes import Wishes
+from modelserving_gateway.turns.queueing import Held
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from modelserving_gateway.client import Client, ClientLeftError, Sent
+from modelserving_gateway.clients.client import Client, ClientLeftError, Sent
 
 _EVENT_STREAM: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -20,22 +20,22 @@ import uvloop
 from pydantic import ValidationError
 from structlog.tracebacks import ExceptionDictTransformer
 
-from modelserving_gateway.access import Access
+from modelserving_gateway.access.access import Access
+from modelserving_gateway.access.key_file import KeyFile
+from modelserving_gateway.api.errors import ApiError
 from modelserving_gateway.app import Application
-from modelserving_gateway.catalog import Catalog
-from modelserving_gateway.cluster import Cluster, ClusterError
-from modelserving_gateway.dispatch import Dispatcher
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.key_file import KeyFile
-from modelserving_gateway.kubernetes_api import open_cluster
+from modelserving_gateway.clients.server import Bounds, bounded
+from modelserving_gateway.cluster.catalog import Catalog
+from modelserving_gateway.cluster.kubernetes_api import open_cluster
+from modelserving_gateway.cluster.protocol import Cluster, ClusterError
+from modelserving_gateway.cluster.publish import Publication, Publisher
+from modelserving_gateway.cluster.watch import Watcher
+from modelserving_gateway.engine.upstream import Upstreams
 from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.proxy import Proxy
-from modelserving_gateway.publish import Publication, Publisher
-from modelserving_gateway.queueing import Limits
-from modelserving_gateway.server import Bounds, bounded
 from modelserving_gateway.settings import Settings
-from modelserving_gateway.upstream import Upstreams
-from modelserving_gateway.watch import Watcher
+from modelserving_gateway.turns.dispatch import Dispatcher
+from modelserving_gateway.turns.queueing import Limits
 
 _CLIENT_KEEP_ALIVE_SECONDS: Final = 75
 """Longer than the 60 s of common load balancers: they must be the ones who close an idle

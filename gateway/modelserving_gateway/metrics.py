@@ -6,7 +6,7 @@ name of a declared model, or empty.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,7 +18,6 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from modelserving_gateway.queueing import Waiting
 from modelserving_gateway.request_metrics import RequestMetrics
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -26,10 +25,24 @@ CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "modelserving_gateway_"
 
 
+class Queue(Protocol):
+    """What is told of the queue of one model."""
+
+    @property
+    def count(self) -> int:
+        """Requests that wait."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of their bodies."""
+        ...
+
+
 class Metrics:
     """All instruments, in a registry of their own."""
 
-    def __init__(self, waiting: Callable[[], Mapping[str, Waiting]]) -> None:
+    def __init__(self, waiting: Callable[[], Mapping[str, Queue]]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Queues(waiting))
@@ -102,7 +115,7 @@ class Metrics:
 class _Queues(Collector):
     """Reads the queues when scraped, so that the gauges cannot drift from them."""
 
-    def __init__(self, waiting: Callable[[], Mapping[str, Waiting]]) -> None:
+    def __init__(self, waiting: Callable[[], Mapping[str, Queue]]) -> None:
         self._waiting = waiting
 
     def collect(self) -> Iterable[Metric]:

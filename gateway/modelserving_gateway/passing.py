@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.answer_model import AnswerModel, is_rewritable
-from modelserving_gateway.client import Client, Sent
-from modelserving_gateway.departing import Departure, before_departure, departure, is_aborted
-from modelserving_gateway.engine_errors import in_shape, soon
-from modelserving_gateway.headers import RawHeaders
-from modelserving_gateway.upstream import Answer, FailureKind, UpstreamError
+from modelserving_gateway.api import errors, headers, sse
+from modelserving_gateway.api.answer_model import AnswerModel, is_rewritable
+from modelserving_gateway.api.headers import RawHeaders
+from modelserving_gateway.clients.client import Client, Sent
+from modelserving_gateway.engine.departing import Departure, before_departure, departure, is_aborted
+from modelserving_gateway.engine.error_shape import in_shape, soon
+from modelserving_gateway.engine.upstream import Answer, FailureKind, UpstreamError
 
 _MAX_WHOLE_ANSWER: Final = 4_194_304
 """4 MiB: a plain answer is passed on once it is whole, so that an engine which dies amid it becomes

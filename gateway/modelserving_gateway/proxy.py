@@ -11,26 +11,27 @@ from typing import Final
 
 import structlog
 
-from modelserving_gateway import errors, estimate, headers, sse
-from modelserving_gateway.access import Access
-from modelserving_gateway.answer_model import answer_model
-from modelserving_gateway.body import Body, read_body
-from modelserving_gateway.body_budget import BodyBudget, Share
-from modelserving_gateway.client import Client, ClientLeftError
-from modelserving_gateway.dispatch import Dispatcher, Turn
-from modelserving_gateway.engines import pause_seconds
-from modelserving_gateway.errors import ApiError, EngineError
+from modelserving_gateway.access.access import Access
+from modelserving_gateway.api import errors, headers, sse
+from modelserving_gateway.api.answer_model import answer_model
+from modelserving_gateway.api.body import Body, read_body
+from modelserving_gateway.api.body_budget import BodyBudget, Share
+from modelserving_gateway.api.errors import ApiError, EngineError
+from modelserving_gateway.api.surface import Forwarded
+from modelserving_gateway.api.wishes import read_wishes
+from modelserving_gateway.clients.client import Client, ClientLeftError
+from modelserving_gateway.engine.upstream import FailureKind, UpstreamError, Upstreams
 from modelserving_gateway.exchange import Exchange
 from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.passing import Asked, Collected, pass_on
-from modelserving_gateway.queueing import Held, QueueFullError
 from modelserving_gateway.request_log import RequestLog
-from modelserving_gateway.routing import Refuse, fallback
 from modelserving_gateway.settings import LogLevel, Settings
-from modelserving_gateway.surface import Forwarded
-from modelserving_gateway.upstream import FailureKind, UpstreamError, Upstreams
-from modelserving_gateway.wishes import read_wishes
+from modelserving_gateway.turns import estimate
+from modelserving_gateway.turns.dispatch import Dispatcher, Turn
+from modelserving_gateway.turns.engines import pause_seconds
+from modelserving_gateway.turns.queueing import Held, QueueFullError
+from modelserving_gateway.turns.routing import Refuse, fallback
 
 _LEVELS_WITH_REQUESTS: Final = frozenset({LogLevel.DEBUG, LogLevel.INFO})
 

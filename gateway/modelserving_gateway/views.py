@@ -9,8 +9,8 @@ from typing import Any
 
 from modelserving_api.names import ConditionType
 from modelserving_api.status import LastSwap, ModelState
-from modelserving_gateway.catalog import Catalog, Serving
-from modelserving_gateway.queueing import Waiting
+from modelserving_gateway.cluster.catalog import Catalog, Serving
+from modelserving_gateway.turns.queueing import Waiting
 
 
 def model_list(catalog: Catalog, may_use: Callable[[str], bool]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from modelserving_gateway.answer_model import AnswerModel, answer_model, is_rewritable
+from modelserving_gateway.api.answer_model import AnswerModel, answer_model, is_rewritable
 
 ALIAS = 'mistralai/Mistral "7B" é'
 NAMES = st.sampled_from(["model", "response", "message", "x", '\\"model', '"model":"mistral"', ""])

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.body import Body
-from modelserving_gateway.body import read_body as read_any_body
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.surface import Form
+from modelserving_gateway.api.body import Body
+from modelserving_gateway.api.body import read_body as read_any_body
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Form
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

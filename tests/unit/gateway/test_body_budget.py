@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.body_budget import BodyBudget
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.api.body_budget import BodyBudget
+from modelserving_gateway.api.errors import ApiError
 
 LIMIT = 100
 

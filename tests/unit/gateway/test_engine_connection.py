@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from modelserving_gateway.engine_connection import MAX_HEAD_BYTES, Connection, Exchange
+from modelserving_gateway.engine.connection import MAX_HEAD_BYTES, Connection, Exchange
 
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 CHUNKED = (

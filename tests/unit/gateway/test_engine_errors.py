@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.engine_errors import in_shape, soon
-from modelserving_gateway.errors import Dialect
+from modelserving_gateway.api.errors import Dialect
+from modelserving_gateway.engine.error_shape import in_shape, soon
 from tests.unit.gateway.conftest import CHAT, Start
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, serving, stream
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from modelserving_gateway import catalog
+from modelserving_gateway.cluster import catalog
 from tests.unit.gateway.conftest import CHAT, Start, eventually
 from tests.unit.gateway.fakes import Behaviour, Connection, Engine, FakeCluster, echo, serving
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 import uvloop
 
-from modelserving_gateway import engine_transport
-from modelserving_gateway.engine_transport import EngineTransport
+from modelserving_gateway.engine import transport as engine_transport
+from modelserving_gateway.engine.transport import EngineTransport
 from tests.unit.gateway.conftest import eventually
 from tests.unit.gateway.fakes import Connection, Engine, echo, stream
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from modelserving_gateway import key_file
-from modelserving_gateway.keys import Keys
+from modelserving_gateway.access import key_file
+from modelserving_gateway.access.keys import Keys
 from tests.unit.gateway.conftest import CHAT, Running, Start, eventually
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, echo, serving
 

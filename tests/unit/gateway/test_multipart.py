@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.body import Body, read_body
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.surface import Form
+from modelserving_gateway.api.body import Body, read_body
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Form
 
 LIMIT = 33_554_432
 BOUNDARY = "b0undary"

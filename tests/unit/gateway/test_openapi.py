@@ -17,9 +17,9 @@ import schemathesis
 from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection
 
-from modelserving_gateway import errors, openapi
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.surface import FORWARDED, PAGES
+from modelserving_gateway.api import errors, openapi
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import FORWARDED, PAGES
 from tests.unit.gateway.conftest import running
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, serving, stream
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.departing import Departure, before_departure, departure
+from modelserving_gateway.api import errors, headers, sse
+from modelserving_gateway.engine.departing import Departure, before_departure, departure
 from modelserving_gateway.main import main
 from modelserving_gateway.settings import Settings
 

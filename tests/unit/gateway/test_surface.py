@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.errors import ApiError, Dialect
-from modelserving_gateway.surface import Form, Forwarded, OneModel, Page, dialect_of, route
+from modelserving_gateway.api.errors import ApiError, Dialect
+from modelserving_gateway.api.surface import Form, Forwarded, OneModel, Page, dialect_of, route
 
 JSON, FORM = Form.JSON, Form.MULTIPART
 OPENAI, ANTHROPIC = Dialect.OPENAI, Dialect.ANTHROPIC

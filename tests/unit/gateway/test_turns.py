@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from modelserving_gateway.catalog import Catalog, read_serving
-from modelserving_gateway.dispatch import Dispatcher, Turn, Waiter
-from modelserving_gateway.priority import Priority
-from modelserving_gateway.queueing import Held, Limits, QueueFullError
-from modelserving_gateway.routing import Refuse
+from modelserving_gateway.api.priority import Priority
+from modelserving_gateway.cluster.catalog import Catalog, read_serving
+from modelserving_gateway.turns.dispatch import Dispatcher, Turn, Waiter
+from modelserving_gateway.turns.queueing import Held, Limits, QueueFullError
+from modelserving_gateway.turns.routing import Refuse
 from tests.unit.gateway.fakes import serving
 
 MODELS = ("a", "b")

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from modelserving_gateway.catalog import Catalog
-from modelserving_gateway.watch import STALE_SECONDS, Watcher
+from modelserving_gateway.cluster.catalog import Catalog
+from modelserving_gateway.cluster.watch import STALE_SECONDS, Watcher
 from tests.unit.gateway.conftest import eventually
 from tests.unit.gateway.fakes import FakeCluster, serving
 
