@@ -88,7 +88,7 @@ class ApiServer:
     @asynccontextmanager
     async def listening(self, port: int, kubeconfig: Path) -> AsyncIterator[None]:
         """Serve on a port, and say in a kubeconfig where that is."""
-        kubeconfig.write_text(json.dumps(_kubeconfig(port)))
+        kubeconfig.write_text(json.dumps(_kubeconfig(port)))  # noqa: ASYNC240 - once, at the start
         application = web.Application()
         application.router.add_get(_COLLECTION, self._read)
         application.router.add_patch(_COLLECTION + "/{name}", self._patch)

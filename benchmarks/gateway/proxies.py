@@ -211,7 +211,12 @@ def _environment(requirement: str, name: str) -> Path:
     made = home / ".installed"
     if not made.exists():
         venv.create(home, with_pip=True, clear=True)
-        pip = [home / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [
+            home / "bin/pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         subprocess.run([*pip, requirement], check=True)
         made.touch()
     return home
