@@ -6,7 +6,6 @@ The gateway runs by itself in its process, so that the memory is its own.
 import asyncio
 import json
 import time
-from itertools import pairwise
 from typing import Final, cast
 
 from benchmarks.gateway import load
@@ -46,7 +45,9 @@ class _Held(asyncio.Protocol):
 async def measure(gateway: Proxy, engine: int, api: ApiServer) -> dict[str, float]:
     """Return memory with all of them held, and the seconds from `ready` to the last answer.
 
-    Raises RuntimeError when one is not answered, or when they do not reach the engine in order.
+    As many as the engine may have at once are on their way together, each on its own connection,
+    and the engine reads them as they come: that is how far off its place one may be seen there.
+    Raises RuntimeError when one is not answered.
     """
     assert gateway.process is not None
     loop = asyncio.get_running_loop()
@@ -78,7 +79,7 @@ async def measure(gateway: Proxy, engine: int, api: ApiServer) -> dict[str, floa
         "rss_mb": round(held / 1e6, 1),
         "rss_growth_mb": round((held - before) / 1e6, 1),
         "release_s": round(max(answered) - began, 3),
-        "out_of_order": sum(1 for earlier, later in pairwise(order) if later < earlier),
+        "most_places_off": max(abs(place - number) for place, number in enumerate(order)),
         "answered": len(answered),
     }
 

@@ -32,12 +32,12 @@ def show(report: Report, versions: Mapping[str, str]) -> None:
         cells = [_cell(report.get(part, {}).get(name, {}).get(key)) for part, key, _ in _COLUMNS]
         if any(cells):
             table.add_row(f"{name} {versions.get(name, '')}".strip(), *cells)
+    console = Console()
+    console.print(table)
     for part in ("held", "soak"):
         if part in report:
             shown = ", ".join(f"{key} {_cell(value)}" for key, value in report[part].items())
-            table.add_section()
-            table.add_row(f"ours, {part}: {shown}")
-    Console().print(table)
+            console.print(f"ours, {part}: {shown}", highlight=False)
 
 
 def _cell(value: float | None) -> str:
