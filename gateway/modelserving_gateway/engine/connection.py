@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to an engine: bytes out, answers in, one exchange at a time.
 
-Thin: the parser is httptools' (llhttp). No pool, no routing, no retries. Errors are httpx's.
+Thin: the parser is httptools' (llhttp). No pool, no routing, no retries. Failures are httpx's.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _TCP_OPTIONS: Final = (
 After 15 s of silence three probes, 5 s apart; 30 s (in ms) for data that nobody acknowledges."""
 
 
-class Exchange(httpx.AsyncByteStream):
+class EngineExchange:
     """One request and its answer; iterating yields the body, undecoded, as it comes.
 
     What has come together is yielded together. An exchange that is closed early closes its
@@ -81,7 +81,7 @@ class Exchange(httpx.AsyncByteStream):
                 raise self._error
             await self._wait()
 
-    def __aiter__(self) -> "Exchange":
+    def __aiter__(self) -> "EngineExchange":
         return self
 
     async def __anext__(self) -> bytes:
@@ -102,12 +102,8 @@ class Exchange(httpx.AsyncByteStream):
         """Whether the answer is whole, and nothing of its body is left to be taken."""
         return self._ended and not self._parts
 
-    async def aclose(self) -> None:
-        """Let go of the answer: unless it was whole, its connection is closed."""
-        self.close()
-
     def close(self) -> None:
-        """As aclose; there is nothing to wait for."""
+        """Let go of the answer: unless it was whole, its connection is closed."""
         if self._connection is not None:
             self._connection.fail(httpx.ReadError("the answer was let go of"))
         self._parts.clear()
@@ -175,7 +171,7 @@ class Connection(asyncio.Protocol):
         self._released = released
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: EngineExchange | None = None
         self._reusable = True
         self._paused = False
         self._framing_bytes = 0
@@ -195,10 +191,10 @@ class Connection(asyncio.Protocol):
 
     def begin(
         self, method: bytes, head: bytes, content: bytes, read_timeout: float | None
-    ) -> Exchange:
+    ) -> EngineExchange:
         """Send a request; `read_timeout` bounds each silence of the engine, in seconds."""
         assert self._transport is not None  # noqa: S101
-        exchange = self._exchange = Exchange(self, method)
+        exchange = self._exchange = EngineExchange(self, method)
         self._framing_bytes = 0
         self._heard_at = self._loop.time()
         if read_timeout != self._read_timeout:
@@ -332,7 +328,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None and self._exchange.answered:
             self._exchange.whole = True
 
-    def _complete(self, exchange: Exchange) -> None:
+    def _complete(self, exchange: EngineExchange) -> None:
         self._exchange = None
         if self._paused:
             self.resume()
@@ -350,7 +346,7 @@ class Connection(asyncio.Protocol):
             problem = f"the head of the answer is larger than {MAX_HEAD_BYTES} bytes"
             self.fail(httpx.RemoteProtocolError(problem))
 
-    def _pause_if_full(self, exchange: Exchange) -> None:
+    def _pause_if_full(self, exchange: EngineExchange) -> None:
         if exchange.buffered > _PAUSE_ABOVE and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()

@@ -1,6 +1,6 @@
-"""The httpx transport to one engine: its connections, kept and made. Decision 0014 says why.
+"""The connections to one engine, kept and made. Decision 0014 says why they are not a library's.
 
-Knows HTTP requests and no models; what a failure means is upstream.py's.
+Knows HTTP requests and no models. Failures are httpx's; what they mean is upstream.py's.
 """
 
 import asyncio
@@ -10,19 +10,17 @@ from typing import Final
 import httpx
 
 from modelserving_gateway.api.headers import RawHeaders
-from modelserving_gateway.engine.connection import Connection, Exchange
+from modelserving_gateway.engine.connection import Connection, EngineExchange
 
 KEEP_ALIVE_SECONDS: Final = 4.0
 """vLLM's server closes a silent connection after 5 s (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): we do before
 it, so that no request is sent into a connection that is being closed."""
 
 
-class EngineTransport(httpx.AsyncBaseTransport):
-    """Carries httpx requests to one origin over kept connections, as many as there are requests.
+class EngineTransport:
+    """Carries requests to one origin over kept connections, as many as there are requests.
 
-    Honours the `connect` and `read` timeouts of a request's extensions, and `patience`: the seconds
-    that the request may go on after `leave`. Of the answer nothing is decoded. HTTP/1.1 without
-    TLS: engines are Pods of the same cluster.
+    Of the answers nothing is decoded. HTTP/1.1 without TLS: engines are Pods of the same cluster.
     """
 
     def __init__(self, origin: httpx.URL) -> None:
@@ -30,7 +28,6 @@ class EngineTransport(httpx.AsyncBaseTransport):
             raise httpx.UnsupportedProtocol(f"{origin} is not http://")
         self._host = origin.host
         self._port = origin.port or 80
-        self._authority = origin.netloc
         self._idle: deque[Connection] = deque()
         """The last released is the first used again, so that what is not needed grows old."""
         self._busy: dict[Connection, float] = {}
@@ -39,35 +36,11 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._sweep: asyncio.TimerHandle | None = None
         self._deadlines: dict[Connection, asyncio.TimerHandle] = {}
         self._leaving = False
-        self._closed = False
 
     @property
     def in_flight(self) -> int:
         """Requests without a whole answer yet."""
         return len(self._busy) + self._connecting
-
-    @property
-    def idle(self) -> int:
-        """Connections that wait for a request."""
-        return len(self._idle)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request and wait for the head of its answer. Raises httpx.TransportError."""
-        if request.url.netloc != self._authority:
-            raise httpx.UnsupportedProtocol(f"{request.url} is not at this engine")
-        if not isinstance(request.stream, httpx.AsyncByteStream):
-            raise httpx.UnsupportedProtocol("a request's content must be asynchronous")
-        timeouts = request.extensions.get("timeout", {})
-        exchange = await self.send(
-            request.method.encode(),
-            request.url.raw_path,
-            request.headers.raw,
-            b"".join([part async for part in request.stream]),
-            connect_timeout=timeouts.get("connect"),
-            read_timeout=timeouts.get("read"),
-            patience=request.extensions.get("patience", 0.0),
-        )
-        return httpx.Response(exchange.status, headers=exchange.headers, stream=exchange)
 
     async def send(
         self,
@@ -79,11 +52,12 @@ class EngineTransport(httpx.AsyncBaseTransport):
         connect_timeout: float | None,
         read_timeout: float | None,
         patience: float,
-    ) -> Exchange:
-        """Do what handle_async_request does, without httpx's objects for a request and an answer.
+    ) -> EngineExchange:
+        """Send a request and wait for the head of its answer. Raises httpx.TransportError.
 
-        The headers are complete: `host` and `content-length` are the caller's. Raises
-        httpx.TransportError.
+        The headers are complete: `host` and `content-length` are the caller's. `read_timeout`
+        bounds each silence of the engine, `patience` how long the request may go on after `leave`;
+        all in seconds.
         """
         head = _head(method, target, headers)
         connection = self._kept() or await self._connect(connect_timeout)
@@ -116,13 +90,6 @@ class EngineTransport(httpx.AsyncBaseTransport):
         for deadline in self._deadlines.values():
             deadline.cancel()
         self._deadlines.clear()
-
-    async def aclose(self) -> None:
-        """Close all connections, those that are in use too."""
-        self._closed = True
-        self._close_idle()
-        for connection in tuple(self._busy):
-            connection.fail(httpx.ReadError("the connections to this engine are closed"))
 
     def _dismiss(self, connection: Connection) -> None:
         connection.retire()
@@ -163,7 +130,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError(str(error)) from error
         finally:
             self._connecting -= 1
-        if self._closed or not connection.usable:
+        if not connection.usable:
             connection.close()
             raise httpx.ConnectError(f"{self._host}:{self._port} closed the connection at once")
         return connection
@@ -172,7 +139,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         del self._busy[connection]
         if (deadline := self._deadlines.pop(connection, None)) is not None:
             deadline.cancel()
-        if self._closed or not connection.usable:
+        if not connection.usable:
             connection.close()
             return
         self._idle.append(connection)

@@ -1,4 +1,4 @@
-"""Requests to engines: httpx over our own transport, and what can go wrong there.
+"""Requests to engines, and what can go wrong there.
 
 Thin: no routing, no retries, nothing about clients. A failure is told once, in one exception.
 """
@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 
 from modelserving_gateway.api.headers import RawHeaders
-from modelserving_gateway.engine.connection import Exchange
+from modelserving_gateway.engine.connection import EngineExchange
 from modelserving_gateway.engine.transport import EngineTransport
 
 
@@ -43,7 +43,7 @@ class Answer:
 
     __slots__ = ("_exchange", "_first", "headers", "status")
 
-    def __init__(self, exchange: Exchange, first: bytes) -> None:
+    def __init__(self, exchange: EngineExchange, first: bytes) -> None:
         self.status = exchange.status
         self.headers: RawHeaders = exchange.headers
         self._exchange = exchange
@@ -97,13 +97,6 @@ class Upstreams:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
 
-    def in_flight(self, endpoint: str) -> int:
-        """Return how many requests run on an endpoint now."""
-        engine = self._engines.get(endpoint)
-        return (0 if engine is None else engine.transport.in_flight) + sum(
-            left.transport.in_flight for left in self._leaving if left.endpoint == endpoint
-        )
-
     async def retain(self, endpoints: frozenset[str]) -> None:
         """Let go of every endpoint that is not among those, as soon as nothing runs on it.
 
@@ -149,9 +142,9 @@ class _Post:
 
     __slots__ = ("_exchange", "_sending")
 
-    def __init__(self, sending: Coroutine[Any, Any, Exchange]) -> None:
+    def __init__(self, sending: Coroutine[Any, Any, EngineExchange]) -> None:
         self._sending = sending
-        self._exchange: Exchange | None = None
+        self._exchange: EngineExchange | None = None
 
     async def __aenter__(self) -> Answer:
         try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from modelserving_gateway.engine.connection import MAX_HEAD_BYTES, Connection, Exchange
+from modelserving_gateway.engine.connection import MAX_HEAD_BYTES, Connection, EngineExchange
 
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 CHUNKED = (
@@ -66,7 +66,7 @@ class Wire:
         self.connection = Connection(asyncio.get_running_loop(), self.released.append)
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]
 
-    def ask(self, method: bytes = b"POST", read_timeout: float | None = None) -> Exchange:
+    def ask(self, method: bytes = b"POST", read_timeout: float | None = None) -> EngineExchange:
         return self.connection.begin(method, b"head", b"content", read_timeout)
 
     def feed(self, data: bytes, cuts: list[int] | None = None) -> None:
@@ -81,7 +81,7 @@ class Wire:
         self.connection.connection_lost(None)
 
 
-async def read(exchange: Exchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+async def read(exchange: EngineExchange) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     async with asyncio.timeout(2):
         await exchange.answer_begins()
         body = b"".join([part async for part in exchange])
@@ -297,7 +297,7 @@ async def test_an_answer_that_is_let_go_of_closes_its_connection() -> None:
     wire = Wire()
     exchange = wire.ask()
     wire.feed(JSON[:-1])
-    await exchange.aclose()
+    exchange.close()
     assert wire.transport.closed
     assert len(wire.released) == 1
 
@@ -306,7 +306,7 @@ async def test_a_whole_answer_that_is_let_go_of_does_not() -> None:
     wire = Wire()
     exchange = wire.ask()
     wire.feed(JSON)
-    await exchange.aclose()
+    exchange.close()
     assert wire.connection.usable
 
 
