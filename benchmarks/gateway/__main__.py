@@ -10,7 +10,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from benchmarks.gateway import measurements, proxies, report
+from benchmarks.gateway import holding, measurements, proxies, report, soak
 from benchmarks.gateway.api_server import ApiServer
 from benchmarks.gateway.processes import (
     LOAD_CORE,
@@ -26,7 +26,7 @@ def main(
     only: Annotated[str, typer.Option(help="Measurements, by name, with commas.")] = "",
     of: Annotated[str, typer.Option(help="Proxies, by name, with commas.")] = "",
 ) -> None:
-    """Measure the gateway beside other proxies."""
+    """Measure the gateway beside other proxies. Only a whole run writes its figures down."""
     wanted = [name for name in only.split(",") if name]
     names = [name for name in proxies.NAMES if not of or name in of.split(",")]
     proxies.install(names)
@@ -66,9 +66,20 @@ async def _run(quick: bool, wanted: list[str], names: list[str]) -> None:
                     figures[measurement.name] = await measurements.measure(
                         measurement, running, tell
                     )
+            kubeconfig = files / "kubeconfig"
+            if proxies.OURS in names and (not wanted or "held" in wanted):
+                tell("held")
+                async with proxies.started(proxies.OURS, engine, files, kubeconfig) as gateway:
+                    figures["held"] = await holding.measure(gateway, engine, api)
+            if proxies.OURS in names and (not wanted or "soak" in wanted):
+                tell("soak")
+                async with proxies.started(proxies.OURS, engine, files, kubeconfig) as gateway:
+                    requests = 10_000 if quick else 100_000
+                    figures["soak"] = await soak.measure(gateway, api, requests)
     report.show(figures, versions)
-    for path in report.write(figures):
-        console.print(f"written: {path}")
+    if not wanted and len(names) == len(proxies.NAMES):
+        for path in report.write(figures):
+            console.print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ The gateway runs as its own program and reaches it as it reaches any: by a kubec
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -69,12 +69,12 @@ class ApiServer:
         await response.prepare(request)
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._watches.add(queue)
-        try:
+        with suppress(ConnectionError):
             while True:
                 line = {"type": "MODIFIED", "object": await queue.get()}
                 await response.write(json.dumps(line).encode() + b"\n")
-        finally:
-            self._watches.discard(queue)
+        self._watches.discard(queue)
+        return response
 
     async def _patch(self, request: web.Request) -> web.Response:
         patch = json.loads(await request.read())
@@ -88,7 +88,7 @@ class ApiServer:
     @asynccontextmanager
     async def listening(self, port: int, kubeconfig: Path) -> AsyncIterator[None]:
         """Serve on a port, and say in a kubeconfig where that is."""
-        kubeconfig.write_text(json.dumps(_kubeconfig(port)))
+        kubeconfig.write_text(json.dumps(_kubeconfig(port)))  # noqa: ASYNC240 - once, at the start
         application = web.Application()
         application.router.add_get(_COLLECTION, self._read)
         application.router.add_patch(_COLLECTION + "/{name}", self._patch)

@@ -160,6 +160,18 @@ class _Stream(_Connection):
         self._ended = True
 
 
+async def get(port: int, path: str) -> bytes:
+    """Return the body of a page."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        return await reader.readexactly(length)
+    finally:
+        writer.close()
+
+
 async def plain(port: int, clients: int, seconds: float) -> Figures:
     """Ask for plain completions, so many clients at once, each the next when it has the last."""
     return await _run(_Plain, port, chat("Say something."), clients, seconds, seconds + 20)

@@ -72,7 +72,7 @@ def measurements(quick: bool) -> tuple[Measurement, ...]:
         Measurement(
             "stream_full",
             rounds,
-            # Cut off when the time is over, not when every stream has ended: all are busy all along.
+            # Cut off when the time is over, not when the last stream ends: all are busy all along.
             lambda port: load.streams(port, FULL_STREAMS, f"FULL {TOKENS}", seconds, seconds),
             _events,
         ),

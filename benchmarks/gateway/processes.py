@@ -72,7 +72,8 @@ async def wait_until_it_answers(
         if await asyncio.to_thread(_answers, url):
             return
         await asyncio.sleep(0.1)
-    raise RuntimeError(f"{url} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
+    said = log.read_text(errors="replace")[-3000:]  # noqa: ASYNC240 - nothing else goes on
+    raise RuntimeError(f"{url} does not answer:\n{said}")
 
 
 def _answers(url: str) -> bool:

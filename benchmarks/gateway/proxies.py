@@ -211,8 +211,8 @@ def _environment(requirement: str, name: str) -> Path:
     made = home / ".installed"
     if not made.exists():
         venv.create(home, with_pip=True, clear=True)
-        pip = [home / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, requirement], check=True)
+        pip = [home / "bin/pip", "install", "--quiet", "--disable-pip-version-check", requirement]
+        subprocess.run([str(part) for part in pip], check=True)
         made.touch()
     return home
 

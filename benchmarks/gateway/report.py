@@ -32,12 +32,12 @@ def show(report: Report, versions: Mapping[str, str]) -> None:
         cells = [_cell(report.get(part, {}).get(name, {}).get(key)) for part, key, _ in _COLUMNS]
         if any(cells):
             table.add_row(f"{name} {versions.get(name, '')}".strip(), *cells)
+    console = Console()
+    console.print(table)
     for part in ("held", "soak"):
         if part in report:
             shown = ", ".join(f"{key} {_cell(value)}" for key, value in report[part].items())
-            table.add_section()
-            table.add_row(f"ours, {part}: {shown}")
-    Console().print(table)
+            console.print(f"ours, {part}: {shown}", highlight=False)
 
 
 def _cell(value: float | None) -> str:
@@ -55,9 +55,8 @@ def _plot(report: Report) -> Path:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    columns = [column for column in _COLUMNS if column[0] in report]
-    figure, axes = pyplot.subplots(1, max(1, len(columns)), figsize=(3.2 * len(columns), 3.6))
-    for (part, key, title), axis in zip(columns, axes if len(columns) > 1 else [axes], strict=True):
+    figure, axes = pyplot.subplots(1, len(_COLUMNS), figsize=(3.2 * len(_COLUMNS), 3.6))
+    for (part, key, title), axis in zip(_COLUMNS, axes, strict=True):
         names = [name for name in NAMES if name in report[part]]
         values = [report[part][name][key] for name in names]
         colours = ["#c44e52" if name == "ours" else "#8c9bb0" for name in names]

@@ -4,22 +4,31 @@ Raw ASGI: a handful of routes needs no framework. Nothing about models is decide
 """
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any, Final
 
 import structlog
 
-from modelserving_gateway import errors, views
-from modelserving_gateway.access import Access
-from modelserving_gateway.client import Client, Receive, Scope, Send
-from modelserving_gateway.dispatch import Dispatcher
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway import views
+from modelserving_gateway.access.access import Access, Caller
+from modelserving_gateway.api import errors, openapi
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Forwarded, OneModel, Page, Route, dialect_of, route
+from modelserving_gateway.clients.client import Client, Receive, Scope, Send
 from modelserving_gateway.metrics import CONTENT_TYPE, Metrics
 from modelserving_gateway.proxy import Proxy
-from modelserving_gateway.surface import Forwarded, OneModel, Page, route
+from modelserving_gateway.turns.dispatch import Dispatcher
 
 _JSON: Final = [(b"content-type", b"application/json")]
+
+_PROBED: Final = frozenset({Page.HEALTH, Page.READY, Page.METRICS})
+"""Asked for every few seconds by the cluster: not worth a line each, unless they fail."""
+
+_LONGEST_PATH: Final = 200
+"""Of a path that a client made up, in the log."""
 
 
 class Application:
@@ -42,6 +51,9 @@ class Application:
         self._access = access
         self._fresh = fresh
         self._listed = listed
+        self._openapi = json.dumps(
+            openapi.document(keys=access.required, version=version("modelserving"))
+        ).encode()
         self._log = structlog.get_logger(__name__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,50 +63,75 @@ class Application:
         client = Client(scope, receive, send)
         if self.stopping:
             client.answer_headers[b"connection"] = b"close"
+        started, what, error = time.monotonic(), None, None
         try:
-            await self._answer(client, scope)
-        except ApiError as error:
+            what = route(scope["method"], scope["path"])
+            if isinstance(what, Forwarded) and self._listed():
+                client.dialect = what.dialect
+                await self._proxy.handle(client, what)
+                return
+            await self._answer(client, what)
+        except ApiError as refusal:
+            error = refusal
+            client.dialect = dialect_of(scope["path"])
             self._metrics.rejected.labels(error.code).inc()
-            self._log.info(
-                "rejected",
-                id=client.request_id.decode(),
-                status=error.status,
-                error=error.code,
-                message=error.message,
-            )
             await client.fail(error)
         except Exception:
+            error = errors.internal_error(client.request_id.decode())
             self._log.exception("a defect of the gateway", id=client.request_id.decode())
-            await client.fail(errors.internal_error(client.request_id.decode()))
+            await client.fail(error)
+        if what not in _PROBED or error is not None:
+            self._account(client, scope["path"], error, time.monotonic() - started)
 
-    async def _answer(self, client: Client, scope: Scope) -> None:
-        match route(scope["method"], scope["path"]):
-            case Forwarded() as forwarded:
-                client.dialect = forwarded.dialect
-                if not self._listed():
-                    raise errors.not_ready_yet()
-                await self._proxy.handle(client, forwarded)
+    def _account(self, client: Client, path: str, error: ApiError | None, seconds: float) -> None:
+        """Write the line of a request that is no engine's; theirs are written by Exchange."""
+        self._log.info(
+            "request",
+            id=client.request_id.decode(),
+            path=path[:_LONGEST_PATH],
+            key=client.key,
+            status=client.status,
+            error=None if error is None else error.code,
+            message=None if error is None else error.message,
+            total_seconds=round(seconds, 3),
+            bytes=client.bytes_sent,
+        )
+
+    def _identify(self, client: Client) -> Caller:
+        caller = self._access.identify(client.headers)
+        client.key = caller.name or None
+        return caller
+
+    async def _answer(self, client: Client, what: Route) -> None:
+        match what:
+            case Forwarded():
+                raise errors.not_ready_yet()
             case OneModel(id=wanted):
                 await _answer_json(client, 200, self._one_model(client, wanted))
             case Page.MODELS:
-                caller = self._access.identify(client.headers)
+                caller = self._identify(client)
                 self._require_listing()
                 listed = views.model_list(self._dispatcher.catalog, caller.may_use)
                 await _answer_json(client, 200, listed)
             case Page.STATUS:
-                self._access.identify(client.headers)
-                await _answer_json(client, 200, self._status())
+                caller = self._identify(client)
+                status = self._status()
+                if caller.models is not None:
+                    status = views.status_of_some(status, caller.may_use)
+                await _answer_json(client, 200, status)
+            case Page.OPENAPI:
+                await client.answer(200, _JSON, self._openapi)
             case Page.HEALTH:
                 await _answer_json(client, 200, {"status": "alive"})
             case Page.READY:
-                status, reason = self._readiness()
-                await _answer_json(client, status, {"status": reason})
+                code, reason = self._readiness()
+                await _answer_json(client, code, {"status": reason})
             case Page.METRICS:
                 head = [(b"content-type", CONTENT_TYPE)]
                 await client.answer(200, head, self._metrics.exposition())
 
     def _one_model(self, client: Client, wanted: str) -> dict[str, Any]:
-        caller = self._access.identify(client.headers)
+        caller = self._identify(client)
         self._require_listing()
         catalog = self._dispatcher.catalog
         model = catalog.model_called(wanted)

@@ -6,33 +6,45 @@ Only a record: what happens next is proxy.py's business.
 import math
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from modelserving_gateway.answer_model import AnswerModel
-from modelserving_gateway.client import Client
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.access.access import ANONYMOUS, Caller
+from modelserving_gateway.api.answer_model import AnswerModel
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Forwarded
+from modelserving_gateway.api.wishes import Wishes
+from modelserving_gateway.clients.client import Client
 from modelserving_gateway.keepalive import KeepAlive
-from modelserving_gateway.queueing import Held
-from modelserving_gateway.surface import Forwarded
-from modelserving_gateway.wishes import Wishes
+from modelserving_gateway.turns.queueing import Held
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request; times are of time.monotonic, in seconds."""
+    """One request; times are of time.monotonic, which is the event loop's clock, in seconds."""
 
     client: Client
     route: Forwarded
     started: float
-    key: str | None = None
-    """The name of the API key it came with."""
+    caller: Caller = ANONYMOUS
     wishes: Wishes = field(default_factory=Wishes)
+    asked: str = ""
+    """The model, by the name that the client used."""
     model: str = ""
+    """The declared model that is to answer."""
+    fell_back: bool = False
+    """Whether that is another one than was asked for, since it was active."""
     names: AnswerModel | None = None
     budget: float = math.inf
     """How long it may wait for its turn, counted from its start."""
+    size: int = 0
+    """Bytes of the body for the engine."""
+    sequence: int = 0
+    """Its place in arrival order."""
+    arrived: float = 0.0
+    """When it was there as a whole."""
     held: Held | None = None
-    """Its place among all requests."""
+    """Its place in the queue, once it has had to wait."""
     keepalive: KeepAlive | None = None
     """Only for a client that reads events."""
     was_held: bool = False
@@ -59,10 +71,13 @@ class Exchange:
     def line(self) -> dict[str, Any]:
         """Return the fields of its line in the log: nothing of what was asked or answered."""
         return {
+            "event": "request",
+            "level": "info",
+            "timestamp": datetime.now(UTC),
             "id": self.client.request_id.decode(),
             "path": self.route.path,
             "model": self.model,
-            "key": self.key,
+            "key": self.caller.name or None,
             "status": self.status,
             "error": None if self.error is None else self.error.code,
             "held_seconds": round(self.held_seconds, 3),

@@ -13,25 +13,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import orjson
 import structlog
 import uvicorn
 import uvloop
 from pydantic import ValidationError
+from structlog.tracebacks import ExceptionDictTransformer
 
-from modelserving_gateway.access import Access
+from modelserving_gateway.access.access import Access
+from modelserving_gateway.access.key_file import KeyFile
+from modelserving_gateway.api.errors import ApiError
 from modelserving_gateway.app import Application
-from modelserving_gateway.catalog import Catalog
-from modelserving_gateway.cluster import Cluster, ClusterError
-from modelserving_gateway.dispatch import Dispatcher
-from modelserving_gateway.key_file import KeyFile
-from modelserving_gateway.kubernetes_api import open_cluster
+from modelserving_gateway.clients.server import Bounds, bounded
+from modelserving_gateway.cluster.catalog import Catalog
+from modelserving_gateway.cluster.kubernetes_api import open_cluster
+from modelserving_gateway.cluster.protocol import Cluster, ClusterError
+from modelserving_gateway.cluster.publish import Publication, Publisher
+from modelserving_gateway.cluster.watch import Watcher
+from modelserving_gateway.engine.upstream import Upstreams
 from modelserving_gateway.metrics import Metrics
 from modelserving_gateway.proxy import Proxy
-from modelserving_gateway.publish import Publication, Publisher
-from modelserving_gateway.queueing import Limits
 from modelserving_gateway.settings import Settings
-from modelserving_gateway.upstream import Upstreams
-from modelserving_gateway.watch import Watcher
+from modelserving_gateway.turns.dispatch import Dispatcher
+from modelserving_gateway.turns.queueing import Limits
 
 _CLIENT_KEEP_ALIVE_SECONDS: Final = 75
 """Longer than the 60 s of common load balancers: they must be the ones who close an idle
@@ -62,6 +66,8 @@ class Gateway:
         )
         self._dispatcher = Dispatcher(limits, settings.max_in_flight)
         self._metrics = Metrics(self._dispatcher.waiting)
+        for bound, value in settings.bounds.items():
+            self._metrics.limit.labels(bound).set(value)
         self._upstreams = Upstreams(
             connect_timeout=settings.upstream_connect_timeout_seconds,
             read_timeout=settings.upstream_read_timeout_seconds,
@@ -99,7 +105,15 @@ class Gateway:
                 self._application,
                 host=settings.host,
                 port=settings.port,
-                http="httptools",
+                http=bounded(
+                    Bounds(
+                        settings.max_header_bytes,
+                        settings.header_timeout_seconds,
+                        settings.stalled_client_seconds,
+                        settings.max_connections,
+                        self._refused,
+                    )
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -111,6 +125,7 @@ class Gateway:
                 + _LAST_ERRORS_SECONDS,
             )
         )
+        self._metrics.connections.set_function(lambda: len(self._server.server_state.connections))
         self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger(__name__)
 
@@ -178,6 +193,11 @@ class Gateway:
         """Requests that are not answered yet."""
         return self._proxy.in_flight
 
+    def _refused(self, error: ApiError) -> None:
+        """Tell of a request that was refused before it was one."""
+        self._metrics.rejected.labels(error.code).inc()
+        self._log.info("rejected", status=error.status, error=error.code, message=error.message)
+
     def _take_catalog(self, catalog: Catalog) -> None:
         self._dispatcher.replace_catalog(catalog)
         closing = asyncio.create_task(self._upstreams.retain(catalog.endpoints()))
@@ -217,12 +237,13 @@ def _configure_logging(settings: Settings) -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level.value),
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
+            # Without the values of variables: among them are keys and prompts.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
+        logger_factory=structlog.BytesLoggerFactory(),
         cache_logger_on_first_use=True,
     )
     # uvicorn and aiohttp log through the standard library: only what a person must see.

@@ -4,62 +4,71 @@ Only instruments; nothing is decided here. A label never holds what a client wro
 name of a declared model, or empty.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from modelserving_gateway.queueing import Waiting
+from modelserving_gateway.request_metrics import RequestMetrics
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX: Final = "modelserving_gateway_"
 
-_HELD_BUCKETS: Final = (0.1, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
-"""Seconds: a swap takes 10 s for a tiny model, minutes for one from a cold network disk."""
 
-_FIRST_BYTE_BUCKETS: Final = (
-    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
-)
-"""Seconds: a prefill takes tens of milliseconds, a whole completion without streaming minutes."""
+class Queue(Protocol):
+    """What is told of the queue of one model."""
+
+    @property
+    def count(self) -> int:
+        """Requests that wait."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of their bodies."""
+        ...
 
 
 class Metrics:
     """All instruments, in a registry of their own."""
 
-    def __init__(self, waiting: Callable[[], Mapping[str, Waiting]]) -> None:
+    def __init__(self, waiting: Callable[[], Mapping[str, Queue]]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Queues(waiting))
-        self.requests = self._counter(
-            "requests_total", "Answered requests; 499 is a client that left.", ["model", "status"]
-        )
-        self.held_seconds = self._histogram(
-            "held_seconds", "How long held requests waited for their model.", _HELD_BUCKETS
-        )
-        self.first_byte_seconds = self._histogram(
-            "time_to_first_byte_seconds",
-            "From forwarding a request to the first byte of the body of its answer.",
-            _FIRST_BYTE_BUCKETS,
-        )
-        self.in_flight = Gauge(
-            f"{_PREFIX}requests_in_flight",
-            "Requests that an engine works on.",
-            ["model"],
+        self.requests = RequestMetrics(_PREFIX)
+        self.registry.register(self.requests)
+        self.limit = Gauge(
+            f"{_PREFIX}limit",
+            "What bounds this gateway, to be seen beside what it bounds.",
+            ["bound"],
             registry=self.registry,
         )
+        self.connections = Gauge(
+            f"{_PREFIX}connections", "Connections of clients.", registry=self.registry
+        )
+        tasks = Gauge(
+            f"{_PREFIX}tasks", "Tasks; it grows where one is leaked.", registry=self.registry
+        )
+        tasks.set_function(lambda: len(asyncio.all_tasks()))
         self.body_bytes = Gauge(
             f"{_PREFIX}body_bytes",
             "Bytes of request bodies in memory: being read, held or forwarded.",
+            registry=self.registry,
+        )
+        self.answer_bytes = Gauge(
+            f"{_PREFIX}answer_bytes",
+            "Bytes of plain answers that are being collected before they are passed on.",
             registry=self.registry,
         )
         self.demand_writes = self._counter(
@@ -102,16 +111,11 @@ class Metrics:
     def _counter(self, name: str, documentation: str, labels: list[str]) -> Counter:
         return Counter(_PREFIX + name, documentation, labels, registry=self.registry)
 
-    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            _PREFIX + name, documentation, ["model"], buckets=buckets, registry=self.registry
-        )
-
 
 class _Queues(Collector):
     """Reads the queues when scraped, so that the gauges cannot drift from them."""
 
-    def __init__(self, waiting: Callable[[], Mapping[str, Waiting]]) -> None:
+    def __init__(self, waiting: Callable[[], Mapping[str, Queue]]) -> None:
         self._waiting = waiting
 
     def collect(self) -> Iterable[Metric]:

@@ -11,33 +11,32 @@ from typing import Final
 
 import structlog
 
-from modelserving_gateway import errors, estimate, headers, sse
-from modelserving_gateway.access import Access, Caller
-from modelserving_gateway.answer_model import answer_model
-from modelserving_gateway.body import Body, read_body
-from modelserving_gateway.body_budget import BodyBudget
-from modelserving_gateway.client import Client, ClientLeftError
-from modelserving_gateway.dispatch import Dispatcher, Turn
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.access.access import Access
+from modelserving_gateway.api import errors, headers, sse
+from modelserving_gateway.api.answer_model import answer_model
+from modelserving_gateway.api.body import Body, read_body
+from modelserving_gateway.api.body_budget import BodyBudget, Share
+from modelserving_gateway.api.errors import ApiError, EngineError
+from modelserving_gateway.api.surface import Forwarded
+from modelserving_gateway.api.wishes import read_wishes
+from modelserving_gateway.clients.client import Client, ClientLeftError
+from modelserving_gateway.engine.upstream import FailureKind, UpstreamError, Upstreams
 from modelserving_gateway.exchange import Exchange
 from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.metrics import Metrics
-from modelserving_gateway.passing import Asked, pass_on
-from modelserving_gateway.queueing import QueueFullError
-from modelserving_gateway.routing import Refuse, fallback
-from modelserving_gateway.settings import Settings
-from modelserving_gateway.surface import Forwarded
-from modelserving_gateway.upstream import FailureKind, UpstreamError, Upstreams
-from modelserving_gateway.wishes import read_wishes
+from modelserving_gateway.passing import Asked, Collected, pass_on
+from modelserving_gateway.request_log import RequestLog
+from modelserving_gateway.settings import LogLevel, Settings
+from modelserving_gateway.turns import estimate
+from modelserving_gateway.turns.dispatch import Dispatcher, Turn
+from modelserving_gateway.turns.engines import pause_seconds
+from modelserving_gateway.turns.queueing import Held, QueueFullError
+from modelserving_gateway.turns.routing import Refuse, fallback
+
+_LEVELS_WITH_REQUESTS: Final = frozenset({LogLevel.DEBUG, LogLevel.INFO})
 
 CLIENT_LEFT_STATUS: Final = 499
 """What logs and metrics call a client that left; nobody receives it (nginx's convention)."""
-
-_FIRST_RETRY_SECONDS: Final = 0.25
-_LONGEST_RETRY_SECONDS: Final = 5.0
-"""Between tries at an endpoint that has lost the request, which may be what the engine dies of. The
-operator takes a lost engine's endpoint out within a second or two; then the request waits for the
-next one instead."""
 
 
 class Proxy:
@@ -58,8 +57,11 @@ class Proxy:
         self._access = access
         self._running: set[Client] = set()
         self._bodies = BodyBudget(settings.max_held_bytes)
+        self._collected = Collected()
+        metrics.answer_bytes.set_function(lambda: self._collected.size)
         metrics.body_bytes.set_function(lambda: self._bodies.taken)
-        self._log = structlog.get_logger("modelserving_gateway.request")
+        self._request_log = RequestLog(enabled=settings.log_level in _LEVELS_WITH_REQUESTS)
+        self._log = structlog.get_logger(__name__)
 
     @property
     def in_flight(self) -> int:
@@ -81,8 +83,15 @@ class Proxy:
             client.status = CLIENT_LEFT_STATUS
         except ApiError as error:
             exchange.error = error
-            self._metrics.rejected.labels(error.code).inc()
+            if not isinstance(error, EngineError):
+                self._metrics.rejected.labels(error.code).inc()
             await _tell(exchange, error)
+        except Exception:
+            id_ = client.request_id.decode()
+            self._log.exception("a defect of the gateway", id=id_)
+            exchange.error = errors.internal_error(id_)
+            self._metrics.rejected.labels(exchange.error.code).inc()
+            await _tell(exchange, exchange.error)
         finally:
             if exchange.keepalive is not None:
                 exchange.keepalive.cancel()
@@ -90,37 +99,35 @@ class Proxy:
             self._account(exchange)
 
     async def _exchange(self, exchange: Exchange) -> None:
-        client, limit = exchange.client, self._settings.max_body_bytes
-        caller = self._access.identify(client.headers)
-        exchange.key = caller.name or None
+        client = exchange.client
+        caller = exchange.caller = self._access.identify(client.headers)
         exchange.wishes = read_wishes(
             client.headers, usual=caller.usual_priority, most=caller.priority
         )
-        with self._access.entered(caller), self._bodies.share(client.body_size(limit)) as share:
-            content = await self._read(exchange, caller)
-            share.shrink(len(content))
-            exchange.held = self._dispatcher.ticket(
-                exchange.model, len(content), exchange.wishes.priority
-            )
-            async with client.attended():
-                await self._until_answered(exchange, content)
+        with self._access.entered(caller), self._bodies.share() as share:
+            body = await self._read(exchange, share)
+            share.resize(len(body.content))
+            exchange.size = len(body.content)
+            exchange.sequence = self._dispatcher.next_sequence()
+            exchange.arrived = time.monotonic()
+            with client.attended():
+                await self._until_answered(exchange, body)
 
-    async def _read(self, exchange: Exchange, caller: Caller) -> bytes:
-        """Return the body for the engine, and nothing else of it: it may be held for minutes."""
+    async def _read(self, exchange: Exchange, share: Share) -> Body:
+        """Read the body, and learn which model is to answer."""
         client, settings = exchange.client, self._settings
-        content = await client.read_body(settings.max_body_bytes, settings.body_timeout_seconds)
+        content = await client.read_body(
+            settings.max_body_bytes, settings.body_timeout_seconds, share.resize
+        )
         body = read_body(
             content,
             exchange.route.form,
-            headers.first(client.headers, b"content-type"),
-            headers.first(client.headers, b"content-encoding"),
+            client.header(b"content-type"),
+            client.header(b"content-encoding"),
             settings.max_body_bytes,
         )
-        exchange.model = self._choose_model(exchange, body, caller)
-        exchange.budget = min(
-            self._dispatcher.catalog.hold_seconds(exchange.model) or settings.hold_timeout_seconds,
-            exchange.wishes.hold_seconds,
-        )
+        exchange.asked = body.model
+        self._choose_model(exchange)
         if body.stream and exchange.route.streams:
             exchange.keepalive = KeepAlive(
                 client,
@@ -128,38 +135,42 @@ class Proxy:
                 settings.keepalive_seconds,
                 lambda: self._progress(exchange),
             )
-        return body.for_model(exchange.model)
+        return body
 
-    def _choose_model(self, exchange: Exchange, body: Body, caller: Caller) -> str:
-        """Return the declared model that is to answer. Raises ApiError (403, 404)."""
-        catalog = self._dispatcher.catalog
-        model = catalog.model_called(body.model)
+    def _choose_model(self, exchange: Exchange) -> None:
+        """Choose the declared model that is to answer. Raises ApiError (403, 404)."""
+        catalog, caller = self._dispatcher.catalog, exchange.caller
+        model = catalog.model_called(exchange.asked)
         if model is None:
-            raise errors.model_not_found(body.model)
+            raise errors.model_not_found(exchange.asked)
         caller.require(model)
         others = exchange.wishes.fallback
         other = fallback(catalog, model, others, caller.may_use) if others else None
-        if other is None:
-            exchange.names = answer_model(body.model, model)
-        else:
-            self._metrics.fallbacks.labels(model, other).inc()
-        chosen = other or model
-        exchange.client.answer_headers[headers.MODEL] = chosen.encode()
-        return chosen
+        exchange.fell_back = other is not None
+        exchange.model = other or model
+        exchange.names = None if other is not None else answer_model(exchange.asked, model)
+        exchange.client.answer_headers[headers.MODEL] = exchange.model.encode()
 
-    async def _until_answered(self, exchange: Exchange, content: bytes) -> None:
+    async def _until_answered(self, exchange: Exchange, body: Body) -> None:
         """Wait for a turn and forward, again and again until there is an answer or an error."""
         while True:
-            with await self._turn(exchange) as turn:
+            turn = await self._turn(exchange)
+            if turn is None:
+                continue
+            with turn:
                 try:
-                    await self._forward(exchange, turn, content)
+                    # Made for each try: as long as the request is held, there is one copy of it.
+                    await self._forward(exchange, turn, body.for_model(exchange.model))
                 except UpstreamError as failure:
                     self._take_failure(exchange, turn, failure)
                 else:
                     return
 
-    async def _turn(self, exchange: Exchange) -> Turn:
-        """Return the request's turn. Raises ApiError when there will be none."""
+    async def _turn(self, exchange: Exchange) -> Turn | None:
+        """Return the request's turn; None when another model has to answer than it seemed.
+
+        Raises ApiError when there will be no turn.
+        """
         if exchange.avoid is None:
             turn = self._dispatcher.turn_at_once(exchange.model)
             if turn is not None:
@@ -171,16 +182,26 @@ class Proxy:
             raise errors.queue_full(exchange.model, str(full)) from None
         finally:
             self._count_wait(exchange, time.monotonic() - begun)
-        if isinstance(granted, Refuse):
+        if isinstance(granted, Turn):
+            return granted
+        if not exchange.fell_back:
             raise granted.error
-        return granted
+        # What it fell back to has gone before its turn: that must not be swapped in for it.
+        exchange.held = None
+        self._choose_model(exchange)
+        return None
 
     async def _wait_for_turn(self, exchange: Exchange) -> Turn | Refuse:
-        assert exchange.held is not None  # noqa: S101
+        exchange.budget = min(
+            self._dispatcher.catalog.hold_seconds(exchange.model)
+            or self._settings.hold_timeout_seconds,
+            exchange.wishes.hold_seconds,
+        )
         with self._dispatcher.queued(
-            exchange.held,
+            self._held(exchange),
             admitted=exchange.was_held or exchange.failures > 0,
-            may_swap=exchange.wishes.may_swap,
+            may_swap=exchange.wishes.may_swap and not exchange.fell_back,
+            may_use=exchange.caller.may_use,
             avoid=exchange.avoid,
             avoid_until=exchange.avoid_until,
         ) as waiter:
@@ -193,6 +214,18 @@ class Proxy:
             if not waiter.granted.done():
                 raise self._out_of_time(exchange)
             return waiter.take()
+
+    def _held(self, exchange: Exchange) -> Held:
+        """Return the request's place in arrival order, the same whenever it is asked for."""
+        if exchange.held is None:
+            exchange.held = self._dispatcher.held(
+                exchange.sequence,
+                exchange.model,
+                exchange.size,
+                exchange.wishes.priority,
+                exchange.arrived,
+            )
+        return exchange.held
 
     def _count_wait(self, exchange: Exchange, seconds: float) -> None:
         if not exchange.was_held:
@@ -213,12 +246,11 @@ class Proxy:
         )
 
     def _progress(self, exchange: Exchange) -> bytes:
-        """Return the comment for a client that is held."""
+        """Return the comment for a client that waits."""
         seconds = time.monotonic() - exchange.started
-        assert exchange.held is not None  # noqa: S101
         told = f"modelserving model={exchange.model} waited_seconds={seconds:.0f}"
         if self._dispatcher.is_active(exchange.model):
-            ahead = self._dispatcher.ahead_of(exchange.held)
+            ahead = 0 if exchange.held is None else self._dispatcher.ahead_of(exchange.held)
             return sse.comment(f"{told} state=Ready requests_ahead={ahead}")
         servings = self._dispatcher.catalog.servings_of(exchange.model)
         if not servings:
@@ -254,7 +286,7 @@ class Proxy:
         )
 
     def _avoid(self, exchange: Exchange, endpoint: str) -> None:
-        """Wait before the engine that has lost a request gets it again.
+        """Wait before the engine that has lost a request gets it again: it may be what it dies of.
 
         Not after the first time: mostly a kept connection was closed by the engine, and the next
         one is new.
@@ -263,16 +295,16 @@ class Proxy:
         if again < 0:
             return
         exchange.avoid = endpoint
-        pause = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(again, 9))
-        # The event loop's clock is time.monotonic, in asyncio's own and in uvloop's.
-        exchange.avoid_until = time.monotonic() + pause
+        exchange.avoid_until = asyncio.get_running_loop().time() + pause_seconds(again)
 
     async def _forward(self, exchange: Exchange, turn: Turn, content: bytes) -> None:
         """Send to the engine and pass its answer on. Raises UpstreamError, ApiError."""
         client = exchange.client
         begun = time.monotonic()
-        in_flight = self._metrics.in_flight.labels(exchange.model)
-        in_flight.inc()
+        counted = self._metrics.requests.of(exchange.model)
+        counted.in_flight += 1
+        if exchange.keepalive is not None:
+            exchange.keepalive.begin()
         try:
             async with self._upstreams.post(
                 turn.target.endpoint,
@@ -280,7 +312,8 @@ class Proxy:
                 headers.to_engine(
                     client.headers,
                     client.request_id,
-                    readable=exchange.names is not None,
+                    # What has to be read on its way must not come compressed.
+                    readable=exchange.names is not None or exchange.keepalive is not None,
                     credentials=not self._access.required,
                 ),
                 content,
@@ -290,19 +323,27 @@ class Proxy:
                 if exchange.keepalive is not None:
                     await exchange.keepalive.end()
                 asked = Asked(exchange.model, exchange.route.path, exchange.names)
-                await pass_on(client, answer, asked)
-                turn.answered()
+                await pass_on(
+                    client, answer, asked, self._collected, lambda: self._begun(exchange, turn)
+                )
         finally:
-            in_flight.dec()
+            counted.in_flight -= 1
+
+    def _begun(self, exchange: Exchange, turn: Turn) -> None:
+        """Note that it is an answer that comes."""
+        turn.answered()
+        if exchange.fell_back:
+            asked = self._dispatcher.catalog.model_called(exchange.asked)
+            self._metrics.fallbacks.labels(asked or "", exchange.model).inc()
 
     def _account(self, exchange: Exchange) -> None:
-        metrics = self._metrics
-        metrics.requests.labels(exchange.model, str(exchange.status)).inc()
+        counted = self._metrics.requests.of(exchange.model)
+        counted.answered(exchange.status)
         if exchange.was_held:
-            metrics.held_seconds.labels(exchange.model).observe(exchange.held_seconds)
+            counted.held_seconds.observe(exchange.held_seconds)
         if exchange.first_byte_seconds is not None:
-            metrics.first_byte_seconds.labels(exchange.model).observe(exchange.first_byte_seconds)
-        self._log.info("request", **exchange.line())
+            counted.first_byte_seconds.observe(exchange.first_byte_seconds)
+        self._request_log.write(exchange.line())
 
 
 async def _tell(exchange: Exchange, error: ApiError) -> None:

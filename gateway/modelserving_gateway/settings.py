@@ -104,6 +104,29 @@ class Settings(BaseSettings):
         description="256 MiB for all bodies in memory, read, held or forwarded: a third of the"
         " memory limit that the chart gives to a gateway.",
     )
+    max_header_bytes: int = Field(
+        default=65_536,
+        gt=0,
+        description="64 KiB for the first line and the headers of a request: eight times what nginx"
+        " takes by default, since some clients send large tokens.",
+    )
+    header_timeout_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="From the first byte of a request's headers to their last.",
+    )
+    max_connections: int = Field(
+        default=16_384,
+        gt=0,
+        description="Connections of clients, idle ones included: three times what may be held."
+        " Each takes some 10 KiB.",
+    )
+    stalled_client_seconds: float = Field(
+        default=120,
+        gt=0,
+        description="A client that takes no byte of its answer for this long has left without"
+        " saying so. Twice the idle time-out of common load balancers.",
+    )
     renew_seconds: float = Field(
         default=10,
         gt=0,
@@ -139,6 +162,22 @@ class Settings(BaseSettings):
         description="After SIGTERM, what runs or is held may go on that long, the delay included;"
         " then it ends with an error. The Pod's grace period must be above it by ten seconds.",
     )
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Return what bounds what waits, runs or is kept in memory, by the setting's name."""
+        return {
+            name: getattr(self, name)
+            for name in (
+                "max_held_requests",
+                "max_held_requests_all",
+                "max_held_bytes",
+                "max_in_flight",
+                "max_body_bytes",
+                "max_connections",
+                "hold_timeout_seconds",
+            )
+        }
 
     @property
     def field_manager(self) -> str:

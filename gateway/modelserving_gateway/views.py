@@ -3,14 +3,14 @@
 Pure: JSON-ready values from a catalog and what waits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from modelserving_api.names import ConditionType
 from modelserving_api.status import LastSwap, ModelState
-from modelserving_gateway.catalog import Catalog, Serving
-from modelserving_gateway.queueing import Waiting
+from modelserving_gateway.cluster.catalog import Catalog, Serving
+from modelserving_gateway.turns.queueing import Waiting
 
 
 def model_list(catalog: Catalog, may_use: Callable[[str], bool]) -> dict[str, Any]:
@@ -75,6 +75,35 @@ def status(
         "held": sum(queue.count for queue in waiting.values()),
         "in_flight": in_flight,
     }
+
+
+def status_of_some(told: dict[str, Any], may_use: Callable[[str], bool]) -> dict[str, Any]:
+    """Return of a status what concerns the models that may be used: no others, and no addresses."""
+    servings = [_serving_of_some(serving, may_use) for serving in told["modelservings"]]
+    concerned = [serving for serving in servings if serving["models"]]
+    return {
+        "modelservings": concerned,
+        "held": sum(model["held"] for model in _once(concerned)),
+    }
+
+
+def _serving_of_some(told: dict[str, Any], may_use: Callable[[str], bool]) -> dict[str, Any]:
+    names = {
+        field: told[field] if told[field] is not None and may_use(told[field]) else None
+        for field in ("active", "target", "pinned")
+    }
+    return {
+        "name": told["name"],
+        **names,
+        "ready": told["ready"],
+        "reason": told["reason"],
+        "models": [model for model in told["models"] if may_use(model["name"])],
+    }
+
+
+def _once(servings: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Return each model once: what is held for it is told with every ModelServing that has it."""
+    return {model["name"]: model for serving in servings for model in serving["models"]}.values()
 
 
 def _serving(serving: Serving, waiting: Mapping[str, Waiting], now: datetime) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Asking the gateway as an OpenAI client does. Asserts nothing."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -99,3 +100,21 @@ async def whole_stream(client: httpx.AsyncClient, model: str, text: str, **more:
     async for so_far in stream(client, model, text, **more):
         streamed = so_far
     return streamed
+
+
+async def until_told(
+    gateway: httpx.AsyncClient, condition: Callable[[dict[str, Any]], bool]
+) -> None:
+    """Wait until a gateway's own page shows that it has heard of a change of the resource.
+
+    Its watch brings that within milliseconds, but not before `kubectl` returns.
+    """
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(AssertionError),
+        wait=wait_fixed(0.05),
+        stop=stop_after_delay(10),
+        reraise=True,
+    ):
+        with attempt:
+            page = (await gateway.get("/status")).json()
+            assert condition(page), page

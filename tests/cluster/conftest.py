@@ -15,6 +15,7 @@ import pytest_asyncio
 import yaml
 
 from modelserving_api.names import SERVING_LABEL
+from tests.cluster.gpus import Gpus
 from tests.cluster.kubernetes import (
     DEPLOYMENTS,
     PODS,
@@ -180,15 +181,21 @@ async def operator(world: World, forwards: Forwards) -> AsyncIterator[httpx.Asyn
 Make = Callable[..., Any]
 
 
+@pytest.fixture(scope="session")
+def gpus(world: World) -> Gpus:
+    """The worker's GPUs."""
+    return Gpus(world)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def made(world: World) -> AsyncIterator[Make]:
+async def made(world: World, gpus: Gpus) -> AsyncIterator[Make]:
     """A function that applies a ModelServing, waits for its default model, and undoes it all."""
     names: list[str] = []
 
-    async def make(manifest: dict[str, Any], *, within: float = 60) -> str:
+    async def make(manifest: dict[str, Any], *, gpu: str | None = None, within: float = 60) -> str:
         name: str = manifest["metadata"]["name"]
         names.append(name)
-        await apply(world, manifest)
+        await apply(world, await gpus.lend(manifest, gpu))
         default = manifest["spec"].get("defaultModel")
         if default is not None:
             await world.until_serving(
@@ -210,9 +217,9 @@ async def apply(world: World, manifest: dict[str, Any]) -> None:
 
 
 async def remove(world: World, name: str) -> None:
-    """Delete a ModelServing and wait until nothing of it is left."""
+    """Delete a ModelServing and wait until nothing of it is left but Pods that end."""
     await world.kubectl("delete", "modelserving", name, "--ignore-not-found", "--timeout=60s")
-    for path in (DEPLOYMENTS, SERVICES, PODS):
+    for path in (DEPLOYMENTS, SERVICES):
         await world.until(
             path,
             lambda items: not items,

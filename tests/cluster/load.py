@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
     ANSWERED = "answered"
     CONNECTION = "the connection failed"
-    CUT = "the connection failed amid the answer"
+    CUT = "the connection failed amid the answer, or amid the comments before it"
     REFUSED = "an error was answered"
     WRONG = "the answer was not right"
 
@@ -89,9 +89,10 @@ class Client:
         try:
             reason = await self._answer(client, text, said)
         except openai.APIConnectionError as error:
-            return Outcome.CUT if said else Outcome.CONNECTION, repr(error.__cause__ or error)
+            return Outcome.CONNECTION, repr(error.__cause__ or error)
         except httpx.TransportError as error:
-            return Outcome.CUT if said else Outcome.CONNECTION, repr(error)
+            # The client library wraps what fails before the stream is there, and only that.
+            return Outcome.CUT, repr(error)
         except openai.APIError as error:
             return Outcome.REFUSED, repr(error)
         answer = "".join(said)

@@ -96,8 +96,16 @@ async def test_a_model_that_runs_out_of_gpu_memory_is_reported_as_that(
 async def test_a_model_that_never_finishes_loading_is_given_up(
     world: World, gateway: httpx.AsyncClient, serving: str
 ) -> None:
-    status = await fails_and_goes_back(world, gateway, "hanging", "LoadTimeout")
+    status, streamed = await asyncio.gather(
+        fails_and_goes_back(world, gateway, "hanging", "LoadTimeout"),
+        whole_stream(gateway, "hanging", "good day"),
+    )
     assert "loadTimeoutSeconds" in status["message"]
+    # Held for longer than its grace, the stream had begun: it is told in an event.
+    assert (streamed.tokens, streamed.done) == ([], False)
+    (error,) = streamed.errors
+    assert error["code"] == "model_load_failed"
+    assert "LoadTimeout" in error["message"]
 
 
 async def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error_and_comes_back(

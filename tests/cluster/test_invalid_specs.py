@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.asking import ask, text_of
 from tests.cluster.conftest import Make, apply
+from tests.cluster.gpus import FIRST
 from tests.cluster.kubernetes import (
     DEPLOYMENTS,
     SERVICES,
@@ -110,7 +111,7 @@ async def test_an_edit_that_breaks_a_running_one_is_told_and_changes_nothing(
     world: World, made: Make, gateway: httpx.AsyncClient, sim_image: str
 ) -> None:
     good = sim_modelserving("edited", image=sim_image)
-    name = await made(good)
+    name = await made(good, gpu=FIRST)  # where the manifest itself has it
     before = await world.engines(DEPLOYMENTS, name)
     wrong = copy.deepcopy(good)
     wrong["spec"]["models"][1]["gpuMemory"] = "80Gi"

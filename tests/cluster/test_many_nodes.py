@@ -16,6 +16,7 @@ import pytest_asyncio
 from tests.cluster.asking import MODEL_HEADER, ask, error_of, stream, text_of
 from tests.cluster.conftest import Forwards, Make
 from tests.cluster.gateways import gateway_with
+from tests.cluster.gpus import FIRST, SECOND
 from tests.cluster.kubernetes import (
     PODS,
     SERVINGS,
@@ -32,7 +33,6 @@ from tests.harness.servings import SimModel, sim_modelserving
 A: Final = "node-a"
 B: Final = "node-b"
 DEFAULTS: Final = {A: "mistral", B: "llava"}
-GPU_OF_B: Final = "second"
 LOAD_SECONDS: Final = {A: "0.3", B: "4"}
 SWAP_SECONDS: Final = 150
 FAILURE_SECONDS: Final = 240
@@ -44,8 +44,7 @@ async def nodes(cluster: Cluster, made: Make, sim_image: str) -> tuple[str, str]
     """Both ModelServings, each serving its default."""
     worker = await asyncio.to_thread(cluster.kubectl, "get", "node", cluster.worker, "-ojson")
     assert gpus_of(json.loads(worker)) >= GPUS, "two ModelServings need two GPUs"
-    gpu_lock.prepare(cluster.gpu_directory / GPU_OF_B)
-    for name, gpu in ((A, ""), (B, GPU_OF_B)):
+    for name, gpu in ((A, FIRST), (B, SECOND)):
         slow_tokens = {"SIM_SECONDS_PER_TOKEN": "0.05"}
         coder = SimModel("coder", env={**slow_tokens, "SIM_LOAD_SECONDS": LOAD_SECONDS[name]})
         default = SimModel(DEFAULTS[name], env=slow_tokens)
@@ -55,9 +54,9 @@ async def nodes(cluster: Cluster, made: Make, sim_image: str) -> tuple[str, str]
                 image=sim_image,
                 models=(default, coder),
                 default_model=DEFAULTS[name],
-                gpu=gpu,
                 labels={"node": name},
-            )
+            ),
+            gpu=gpu,
         )
     return A, B
 
@@ -244,7 +243,7 @@ async def test_demand_moves_to_another_node_when_the_load_fails(
     world: World, gateways: list[httpx.AsyncClient], nodes: tuple[str, str]
 ) -> None:
     await settle(world, DEFAULTS)
-    gpu_of_a = world.cluster.gpu_directory
+    gpu_of_a = world.cluster.gpu_directory / FIRST
     gpu_lock.set_behaviour(gpu_of_a, {"coder": {"SIM_FAULT": "crash"}})
     try:
         async with asyncio.timeout(FAILURE_SECONDS), demands(world, "coder") as wanted:

@@ -28,7 +28,9 @@ async def serving(made: Make, sim_image: str) -> str:
     """Two models that are both wanted all the time, so that swaps never end."""
     env = {"SIM_SECONDS_PER_TOKEN": "0.02"}
     models = [SimModel(model, env=env) for model in MODELS]
-    name: str = await made(sim_modelserving(NAME, image=sim_image, models=models))
+    # Neither is ever idle: each has its turn, and time in it for some requests of every client.
+    swap = {"minResidencySeconds": 3, "maxWaitSeconds": 5}
+    name: str = await made(sim_modelserving(NAME, image=sim_image, models=models, swap=swap))
     return name
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.cluster.asking import HELD_HEADER, ask, error_of, stream, text_of
+from tests.cluster.asking import HELD_HEADER, ask, error_of, stream, text_of, until_told
 from tests.cluster.conftest import Make, ready_pods
 from tests.cluster.kubernetes import (
     DEPLOYMENTS,
@@ -217,6 +217,7 @@ async def test_a_pin_alone_decides_until_it_is_taken_away(
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert text_of(await ask(gateway, "coder", "good day")).startswith("coder: good day")
     await world.kubectl("patch", "ms", NAME, "--type=merge", "--patch", pin(None))
+    await until_told(gateway, lambda page: page["modelservings"][0]["pinned"] is None)
     assert text_of(await ask(gateway, "llava", "good day")).startswith("llava: good day")
 
 

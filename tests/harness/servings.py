@@ -27,13 +27,9 @@ THREE_MODELS: Final = (
 )
 
 
+# The lock that stands for the GPU.
+_GPU_VOLUME: Final = {"name": "gpu", "hostPath": {"path": GPU_IN_NODE}}
 _GPU_MOUNT: Final = {"name": "gpu", "mountPath": GPU_IN_NODE}
-
-
-def _gpu_volume(gpu: str) -> Manifest:
-    """Return the directory of the lock that stands for a GPU: `gpu` below that of the node."""
-    path = f"{GPU_IN_NODE}/{gpu}" if gpu else GPU_IN_NODE
-    return {"name": "gpu", "hostPath": {"path": path}}
 
 
 def sim_modelserving(
@@ -44,14 +40,12 @@ def sim_modelserving(
     env: Mapping[str, str] | None = None,
     default_model: str | None = "mistral",
     swap: Mapping[str, Any] | None = None,
-    gpu: str = "",
     labels: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Return a ModelServing of stand-in engines that load in 0.3 s unless `env` says otherwise.
 
-    `image` is what engines.engine_images.build_sim returned. ModelServings that run at the same
-    time each need a `gpu` of their own, which `gpu_lock.prepare` has made; without one they have
-    the node's first.
+    `image` is what engines.engine_images.build_sim returned. It has the node's first GPU; whoever
+    runs several at once gives each a directory of its own in the volume `gpu`.
     """
     behaviour = {"SIM_LOAD_SECONDS": "0.3", **(env or {})}
     spec: Manifest = {
@@ -60,7 +54,7 @@ def sim_modelserving(
             "image": image,
             "imagePullPolicy": "IfNotPresent",
             "env": _env(behaviour),
-            "volumes": [_gpu_volume(gpu)],
+            "volumes": [_GPU_VOLUME],
             "volumeMounts": [_GPU_MOUNT],
             "sharedMemorySize": "16Mi",
             "shutdownTimeoutSeconds": 20,
@@ -129,7 +123,7 @@ def vllm_cpu_modelserving(
             "image": image,
             "imagePullPolicy": "IfNotPresent",
             "args": list(VLLM_CPU_ARGS),
-            "volumes": [_gpu_volume("")],
+            "volumes": [_GPU_VOLUME],
             "volumeMounts": [_GPU_MOUNT],
             "sharedMemorySize": "64Mi",
         },

@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelserving_gateway.cluster import (
+from modelserving_gateway.cluster.protocol import (
     Change,
     ChangeType,
     ClusterError,

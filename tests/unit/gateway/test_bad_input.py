@@ -169,7 +169,6 @@ CONTROL_PATHS = [
     "/collective_rpc",
     "/reset_prefix_cache",
     "/docs",
-    "/openapi.json",
     "/health",
     "/version",
     "/v1/load_lora_adapter",

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.body import Body
-from modelserving_gateway.body import read_body as read_any_body
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.surface import Form
+from modelserving_gateway.api.body import Body
+from modelserving_gateway.api.body import read_body as read_any_body
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Form
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -79,6 +79,13 @@ def test_of_a_model_given_twice_the_last_one_decides() -> None:
     body = read_body(b'{"model": "a", "x": {"model": "c"}, "model": "b"}')
     assert body.model == "b"
     assert body.for_model("z") == b'{"model": "a", "x": {"model": "c"}, "model": "z"}'
+
+
+def test_a_byte_order_mark_is_read_over_and_kept() -> None:
+    body = read_body(b'\xef\xbb\xbf{"model": "a"}')
+    assert body.model == "a"
+    assert body.for_model("a") == b'\xef\xbb\xbf{"model": "a"}'
+    assert body.for_model("b") == b'\xef\xbb\xbf{"model": "b"}'
 
 
 def test_a_name_that_is_escaped_is_the_same_name() -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.content_coding import decoded
-from modelserving_gateway.errors import ApiError
+from modelserving_gateway.api.content_coding import decoded
+from modelserving_gateway.api.errors import ApiError
 
 BODY = b'{"model": "mistral"}'
 

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserving_api import ModelServingSpec
-from modelserving_gateway.catalog import Catalog, read_serving
-from modelserving_gateway.demand import (
+from modelserving_gateway.cluster.catalog import Catalog, read_serving
+from modelserving_gateway.cluster.demand import (
     Demand,
-    demand_by_serving,
     entry_to_apply,
     removal_patch,
     seconds_until_write,
 )
-from modelserving_gateway.queueing import Waiting
+from modelserving_gateway.turns.queueing import Waiting
+from modelserving_gateway.turns.wanted import demand_by_serving
 from tests.unit.gateway.fakes import serving
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from modelserving_gateway import catalog
+from modelserving_gateway.cluster import catalog
 from tests.unit.gateway.conftest import CHAT, Start, eventually
 from tests.unit.gateway.fakes import Behaviour, Connection, Engine, FakeCluster, echo, serving
 
@@ -51,6 +51,13 @@ async def gives_up_a_stream_at_once(connection: Connection) -> None:
     await connection.chunk(b"")
 
 
+async def dies_in_its_first_event(connection: Connection) -> None:
+    await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+    await connection.chunk(b'data: {"error": {"message": "EngineCore encountered an issue."}}\n\n')
+    await connection.chunk(b"data: [DONE]\n\n")
+    await connection.chunk(b"")
+
+
 BEFORE_THE_FIRST_BYTE = {
     "reset": dies_unheard,
     "closed": closes_unheard,
@@ -59,6 +66,7 @@ BEFORE_THE_FIRST_BYTE = {
     "draining": turns_down("cannot schedule new futures after shutdown"),
     "given up": gives_up,
     "stream given up": gives_up_a_stream_at_once,
+    "stream of a dead core": dies_in_its_first_event,
     "core died": turns_down("EngineCore encountered an issue. See stack trace (above)"),
 }
 
@@ -187,6 +195,49 @@ async def test_a_stream_that_the_engine_gives_up_ends_with_an_error_event(
     assert events[:2] == ['data: {"n":0}', 'data: {"n":1}']
     assert json.loads(events[2].removeprefix("data: "))["error"]["code"] == "upstream_lost"
     assert len(events) == 3
+
+
+async def test_a_model_may_write_what_a_dying_engine_says(start: Start, engine: Engine) -> None:
+    said = b'data: {"text":"data: {\\"error\\":1} EngineCore encountered an issue"}\n\n'
+
+    async def writes_it(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        await connection.chunk(said)
+        await connection.chunk(b"")
+
+    engine.behaviour = writes_it
+    gateway = await start(active(engine))
+    assert (await gateway.ask(stream=True)).content == said
+    assert len(engine.requests) == 1
+
+
+async def test_an_engine_that_is_back_counts_as_well_from_its_first_bytes_on(
+    start: Start, engine: Engine
+) -> None:
+    """What waits behind a long stream is no demand, though the engine was away before it."""
+    go_on = asyncio.Event()
+
+    async def streams_for_long(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        await connection.chunk(b'data: {"n": 0}\n\n')
+        await go_on.wait()
+        await connection.chunk(b"")
+
+    engine.behaviour = streams_for_long
+    await engine.stop()
+    cluster = active(engine)
+    gateway = await start(cluster, max_in_flight=1)
+    first = gateway.asking(stream=True)
+    await eventually(lambda: cluster.demand() == {"mistral": 1})
+    await engine.start()
+    await eventually(lambda: engine.requests)
+    await eventually(lambda: cluster.demand() == {})
+    second = gateway.asking(stream=True)
+    await gateway.held(1)
+    await asyncio.sleep(0.2)  # past the shortest time between two writes
+    assert cluster.demand() == {}
+    go_on.set()
+    assert {(await first).status_code, (await second).status_code} == {200}
 
 
 STOPS_QUICKLY = {

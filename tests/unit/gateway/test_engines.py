@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.engines import Engines
+from modelserving_gateway.turns.engines import Engines
 
 URL = "http://10.0.0.1:8000"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from modelserving_gateway.catalog import Catalog, Serving, read_serving
-from modelserving_gateway.estimate import progress, retry_after_seconds, seconds_until_served
+from modelserving_gateway.cluster.catalog import Catalog, Serving, read_serving
+from modelserving_gateway.turns.estimate import progress, retry_after_seconds, seconds_until_served
 from tests.unit.gateway.fakes import serving
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

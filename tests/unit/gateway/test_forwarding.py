@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import socket
 import zlib
 
 import httpx
@@ -91,6 +92,58 @@ async def test_a_compressed_body_reaches_the_engine_plain(
     assert engine.requests[0].headers["content-length"] == str(len(CONTENT))
 
 
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"content-length: 9000",
+        b"transfer-encoding: chunked",
+        b"content-encoding: gzip\r\ncontent-length: 9000",
+    ],
+)
+async def test_clients_that_announce_bodies_and_send_none_lock_nobody_out(
+    start: Start, engine: Engine, framing: bytes
+) -> None:
+    gateway = await start(active(engine), max_body_bytes=10_000, max_held_bytes=10_000)
+    writers = []
+    for _ in range(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+        writers.append(writer)
+    await eventually(lambda: gateway.gateway.in_flight == 10)
+    assert (await gateway.ask()).status_code == 200
+    for writer in writers:
+        writer.close()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_bodies_count_by_what_they_take_while_they_come_and_when_unpacked(
+    start: Start, engine: Engine, packed: bool
+) -> None:
+    go_on = asyncio.Event()
+
+    async def waiting(connection: Connection) -> None:
+        await go_on.wait()
+        await echo(connection)
+
+    engine.behaviour = waiting
+    gateway = await start(active(engine), max_body_bytes=10_000, max_held_bytes=10_000)
+    content = json.dumps({"model": "mistral", "x": "x" * 8000}).encode()
+    headers = {"content-encoding": "gzip"} if packed else {}
+
+    async def ask() -> httpx.Response:
+        sent = gzip.compress(content) if packed else content
+        answer: httpx.Response = await gateway.client.post(CHAT, content=sent, headers=headers)
+        return answer
+
+    running = asyncio.create_task(ask())
+    await eventually(lambda: engine.requests)
+    refused = await ask()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "bodies_full")
+    go_on.set()
+    assert (await running).status_code == 200
+    assert (await ask()).status_code == 200
+
+
 async def test_a_client_that_expects_to_be_told_to_go_on_is_told(
     start: Start, engine: Engine
 ) -> None:
@@ -106,6 +159,37 @@ async def test_a_client_that_expects_to_be_told_to_go_on_is_told(
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     assert engine.requests[0].body == CONTENT
     assert "expect" not in engine.requests[0].headers
+    writer.close()
+
+
+@pytest.mark.parametrize("packets", [1, 2, 40])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_request_that_offers_http2_keeps_its_body(
+    start: Start, engine: Engine, packets: int, chunked: bool
+) -> None:
+    """Java's HttpClient and curl offer it with the first request of each connection."""
+    gateway = await start(active(engine))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(CONTENT)
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(CONTENT), CONTENT) if chunked else CONTENT
+    request = (
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+        b"upgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+        b"%b\r\n\r\n" % framing
+    ) + body
+    requests = request + request  # The second one is pipelined: it follows in the same packet.
+    size = len(requests) // packets + 1
+    for position in range(0, len(requests), size):
+        writer.write(requests[position : position + size])
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(20) == b'{"model": "mistral"}'
+    assert [each.body for each in engine.requests] == [CONTENT] * 2
+    assert not {"upgrade", "http2-settings"} & engine.requests[0].headers.keys()
     writer.close()
 
 
@@ -209,6 +293,12 @@ async def test_anthropics_clients_get_errors_in_their_own_shape(
         assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
         assert (body["error"]["code"], body["error"]["param"]) == ("model_not_found", "model")
     assert "type" not in (await gateway.ask("gpt-5")).json()
+    for method, path, kind in (
+        ("GET", "/v1/messages", "invalid_request_error"),
+        ("POST", "/v1/messages/batches", "not_found_error"),
+    ):
+        answer = await gateway.client.request(method, path)
+        assert (answer.json()["type"], answer.json()["error"]["type"]) == ("error", kind)
 
 
 async def test_a_stream_of_anthropics_ends_with_an_error_event_of_theirs(
@@ -406,7 +496,7 @@ async def test_connections_are_kept_but_not_beyond_their_endpoint(
 async def test_a_resident_model_is_never_remembered_beyond_the_watch(
     start: Start, engine: Engine
 ) -> None:
-    """Bug 1 of the field notes: instant 502s after a swap, until the proxy was restarted."""
+    """Seen elsewhere (docs/lessons.md): 502s after a swap, until the proxy was restarted."""
     coder = await Engine().start()
     cluster = active(engine)
     gateway = await start(cluster)

@@ -54,7 +54,7 @@ async def test_a_request_of_an_active_model_is_never_held(start: Start, engine: 
 async def test_a_declared_model_that_is_not_served_is_held_and_never_404(
     start: Start, engine: Engine, status: dict[str, Any]
 ) -> None:
-    """Bug 4 of the field notes: 404 while waking, which clients take as final."""
+    """Seen elsewhere (docs/lessons.md): 404 while waking, which clients take as final."""
     cluster = FakeCluster(serving(status=status))
     gateway = await start(cluster)
     asking = gateway.asking("mistral")

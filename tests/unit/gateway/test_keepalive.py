@@ -120,6 +120,25 @@ async def test_comments_go_on_until_the_engine_begins_and_never_stand_within_its
         await client.task
 
 
+async def test_a_stream_whose_engine_is_silent_is_kept_alive_though_it_was_never_held(
+    start: Start, engine: Engine
+) -> None:
+    begin = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await begin.wait()
+        await stream(connection)
+
+    engine.behaviour = slow
+    gateway = await start(active(engine), **QUICK)
+    async with reading(gateway, model="mistral") as client:
+        await eventually(lambda: len(client.comments) > 1)
+        assert "state=Ready requests_ahead=0" in client.comments[0]
+        begin.set()
+        await client.task
+    assert client.events[-1] == "[DONE]"
+
+
 async def test_a_stream_that_is_held_for_less_than_the_grace_is_answered_as_ever(
     start: Start, engine: Engine
 ) -> None:

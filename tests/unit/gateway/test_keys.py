@@ -12,7 +12,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from modelserving_gateway import key_file
+from modelserving_gateway.access import key_file
+from modelserving_gateway.access.keys import Keys
 from tests.unit.gateway.conftest import CHAT, Running, Start, eventually
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, echo, serving
 
@@ -99,7 +100,7 @@ async def test_a_valid_key_gets_in_and_goes_no_further_than_the_gateway(
         assert not {"authorization", "x-api-key"} & request.headers.keys()
         assert ALICE not in str(request.headers)
     logged = capsys.readouterr().out
-    assert "key=alice" in logged
+    assert '"key":"alice"' in logged
     assert ALICE not in logged
 
 
@@ -168,6 +169,35 @@ async def test_a_key_does_not_fall_back_to_a_model_that_it_may_not_use(
     assert len(engine.requests) == 1
 
 
+async def test_a_key_is_told_nothing_of_models_that_it_may_not_use(
+    start: Start, cluster: FakeCluster, engine: Engine, secret: Secret
+) -> None:
+    cluster.put(serving("other", {"llava": []}, active="llava", endpoint="http://10.0.0.1:8000"))
+    gateway = await gateway_with(
+        start, cluster, secret, entry("alice", ALICE, models=["coder"]), entry("bob", BOB)
+    )
+    everything = (await gateway.client.get("/status", headers=bearer(BOB))).text
+    assert all(each in everything for each in ("mistral", "llava", engine.url, "10.0.0.1"))
+
+    held = asyncio.create_task(ask(gateway, ALICE, "coder"))
+    await eventually(lambda: gateway.gateway.in_flight == 1)
+    answer = await gateway.client.get("/status", headers=bearer(ALICE))
+    (l4,) = answer.json()["modelservings"]
+    assert (l4["name"], l4["active"]) == ("l4", None)
+    assert [(model["name"], model["held"]) for model in l4["models"]] == [("coder", 1)]
+    assert answer.json()["held"] == 1
+    held.cancel()
+
+    refused = await gateway.client.post(
+        CHAT,
+        json={"model": "coder"},
+        headers={**bearer(ALICE), "x-modelserving-swap": "never"},
+    )
+    assert error(refused) == (409, "model_not_active")
+    for told in (answer.text, refused.text):
+        assert not [each for each in ("mistral", "llava", "gpt-4", "http:") if each in told]
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -177,6 +207,7 @@ async def test_a_key_does_not_fall_back_to_a_model_that_it_may_not_use(
         ("/healthz", 200),
         ("/readyz", 200),
         ("/metrics", 200),
+        ("/openapi.json", 200),
     ],
 )
 async def test_what_tells_of_models_needs_a_key_and_what_probes_ask_does_not(
@@ -263,6 +294,32 @@ async def test_a_broken_secret_leaves_the_last_good_keys_in_force_and_is_mended_
         while await keys_invalid(gateway):
             pass
     assert (await ask(gateway, BOB)).status_code == 200
+
+
+async def test_a_file_that_went_away_and_came_back_is_in_order_again(
+    start: Start, cluster: FakeCluster, engine: Engine, secret: Secret
+) -> None:
+    gateway = await gateway_with(start, cluster, secret, entry("alice", ALICE))
+    away = secret.file.with_name("away")
+    os.replace(secret.file, away)
+    async with asyncio.timeout(5):
+        while not await keys_invalid(gateway):
+            pass
+    assert (await ask(gateway, ALICE)).status_code == 200
+    os.replace(away, secret.file)
+    async with asyncio.timeout(5):
+        while await keys_invalid(gateway):
+            pass
+
+
+async def test_a_file_that_has_not_changed_is_not_read_again(secret: Secret) -> None:
+    taken: list[Keys] = []
+    file = key_file.KeyFile(secret.file, taken.append, lambda _: None)
+    for entries, expected in (([entry("alice", ALICE)], 1), ([], 2)):
+        secret.put(*entries)
+        for _ in range(3):
+            await file.look()
+        assert len(taken) == expected
 
 
 async def test_a_secret_that_cannot_be_read_at_the_start_opens_nothing(

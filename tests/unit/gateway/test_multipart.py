@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.body import Body, read_body
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.surface import Form
+from modelserving_gateway.api.body import Body, read_body
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.surface import Form
 
 LIMIT = 33_554_432
 BOUNDARY = "b0undary"
@@ -153,10 +153,19 @@ NO_FORMS: dict[str, tuple[bytes, str]] = {
     "model not UTF-8": (form(part(b"\xff")), "UTF-8"),
     "a part without name": (form(part(b"a", "form-data")), "no name"),
     "an attachment": (form(part(b"a", 'attachment; name="model"')), "no name"),
+    "garbage after the name": (form(part(b"a", 'form-data; name="model"x')), "no name"),
+    "two names": (
+        form(part(b"a", 'form-data; name=x\r\nContent-Disposition: form-data; name="model"')),
+        "no name",
+    ),
     "a part without headers": (form(f"--{BOUNDARY}\r\n\r\na\r\n".encode()), "no name"),
     "truncated in a part": (part(b"a")[:-2], "ends within a part"),
     "truncated in headers": (part(b"a")[:30], "do not end"),
     "endless headers": (f"--{BOUNDARY}\r\n".encode() + b"x: y\r\n" * 500_000, "do not end"),
+    "headers that end late": (
+        form(f"--{BOUNDARY}\r\n".encode() + b"x: y\r\n" * 2_000 + part(b"a")[12:]),
+        "do not end",
+    ),
     "bare line feeds": (form(part(b"a")).replace(b"\r\n", b"\n"), "not followed by a line end"),
     "100,000 parts": (form(*[part(b"a", "form-data; name=x")] * 100_000), "more than 1000 parts"),
 }

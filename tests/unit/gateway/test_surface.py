@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.errors import ApiError, Dialect
-from modelserving_gateway.surface import Form, Forwarded, OneModel, Page, route
+from modelserving_gateway.api.errors import ApiError, Dialect
+from modelserving_gateway.api.surface import Form, Forwarded, OneModel, Page, dialect_of, route
 
 JSON, FORM = Form.JSON, Form.MULTIPART
 OPENAI, ANTHROPIC = Dialect.OPENAI, Dialect.ANTHROPIC
@@ -108,6 +108,7 @@ PAGES = {
     "/healthz": Page.HEALTH,
     "/readyz": Page.READY,
     "/metrics": Page.METRICS,
+    "/openapi.json": Page.OPENAPI,
 }
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "SLEEP"]
@@ -153,6 +154,27 @@ def test_the_gateways_own_pages_are_read_only(path: str) -> None:
 @pytest.mark.parametrize("prefix", ["/v1/models/", "/models/"])
 def test_a_models_id_may_have_slashes(prefix: str) -> None:
     assert route("GET", prefix + "mistralai/Mistral-7B") == OneModel("mistralai/Mistral-7B")
+
+
+@pytest.mark.parametrize("path", FORWARDED)
+def test_a_path_has_the_dialect_of_what_is_served_there(path: str) -> None:
+    assert dialect_of(path) is FORWARDED[path].dialect
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect"),
+    [
+        ("/v1/messages/batches", ANTHROPIC),
+        ("/messages", ANTHROPIC),
+        ("/v1/messages/", ANTHROPIC),
+        ("/v1/messagesx", OPENAI),
+        ("/v1/threads/1/messages", OPENAI),
+        ("/v1", OPENAI),
+        ("", OPENAI),
+    ],
+)
+def test_what_is_not_served_has_the_dialect_of_its_place(path: str, dialect: Dialect) -> None:
+    assert dialect_of(path) is dialect
 
 
 VARIATIONS: list[Callable[[str], str]] = [

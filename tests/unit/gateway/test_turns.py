@@ -4,6 +4,7 @@ The whole dispatcher runs, with a clock that only the test moves.
 """
 
 import asyncio
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from modelserving_gateway.catalog import Catalog, read_serving
-from modelserving_gateway.dispatch import Dispatcher, Turn, Waiter
-from modelserving_gateway.priority import Priority
-from modelserving_gateway.queueing import Held, Limits, QueueFullError
-from modelserving_gateway.routing import Refuse
+from modelserving_gateway.api.priority import Priority
+from modelserving_gateway.cluster.catalog import Catalog, read_serving
+from modelserving_gateway.turns.dispatch import Dispatcher, Turn, Waiter
+from modelserving_gateway.turns.queueing import Held, Limits, QueueFullError
+from modelserving_gateway.turns.routing import Refuse
 from tests.unit.gateway.fakes import serving
 
 MODELS = ("a", "b")
@@ -101,7 +102,8 @@ class Life(RuleBasedStateMachine):
     )
     def arrive(self, model: str, priority: Priority, may_swap: bool, size: int) -> None:
         async def enter() -> None:
-            held = self.dispatcher.ticket(model, size, priority)
+            sequence = self.dispatcher.next_sequence()
+            held = self.dispatcher.held(sequence, model, size, priority, time.monotonic())
             turn = self.dispatcher.turn_at_once(model)
             if turn is not None:
                 request = Request(held, Waiter(True, None, 0), ExitStack(), may_swap)

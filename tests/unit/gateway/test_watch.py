@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from modelserving_gateway.catalog import Catalog
-from modelserving_gateway.watch import STALE_SECONDS, Watcher
+from modelserving_gateway.cluster.catalog import Catalog
+from modelserving_gateway.cluster.watch import STALE_SECONDS, Watcher
 from tests.unit.gateway.conftest import eventually
 from tests.unit.gateway.fakes import FakeCluster, serving
 
@@ -95,7 +95,7 @@ async def test_a_version_that_is_too_old_is_listed_anew(reader: Reader) -> None:
 
 
 async def test_a_stalled_watch_is_opened_anew() -> None:
-    """Bug 16 of the field notes: a watch can die without a word."""
+    """Seen elsewhere (docs/lessons.md): a watch can die without a word."""
     cluster = FakeCluster(serving("a", {"x": []}))
     async with reading(Reader(cluster, idle_seconds=0.02)):
         await eventually(lambda: cluster.watches_opened >= 3, seconds=15)

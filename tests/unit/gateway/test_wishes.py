@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -9,16 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserving_gateway.errors import ApiError
-from modelserving_gateway.priority import Priority
-from modelserving_gateway.wishes import Wishes, read_wishes
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.api.priority import Priority
+from modelserving_gateway.api.wishes import Wishes, read_wishes
 from tests.unit.gateway.conftest import CHAT, Running, Start, eventually
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, echo, serving
 
 in_loop = pytest.mark.asyncio(loop_scope="module")
 
 
-def read(usual: Priority = Priority.NORMAL, most: Priority = Priority.HIGH, **given: str) -> Wishes:
+def read(
+    given: Mapping[str, str], usual: Priority = Priority.NORMAL, most: Priority = Priority.HIGH
+) -> Wishes:
     headers = [
         (f"x-modelserving-{name.replace('_', '-')}".encode(), value.encode())
         for name, value in given.items()
@@ -42,7 +45,7 @@ def read(usual: Priority = Priority.NORMAL, most: Priority = Priority.HIGH, **gi
     ],
 )
 def test_wishes_are_read_from_headers(given: dict[str, str], expected: Wishes) -> None:
-    assert read(**given) == expected
+    assert read(given) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_wishes_are_read_from_headers(given: dict[str, str], expected: Wishes) -
 )
 def test_a_wish_that_is_not_understood_is_an_error_that_says_what_is(given: dict[str, str]) -> None:
     with pytest.raises(ApiError, match=r"must be") as caught:
-        read(**given)
+        read(given)
     assert (caught.value.status, caught.value.code) == (400, "invalid_header")
     assert caught.value.param is not None
     assert caught.value.param.startswith("X-ModelServing-")
@@ -72,10 +75,10 @@ def test_a_wish_that_is_not_understood_is_an_error_that_says_what_is(given: dict
 
 def test_a_request_may_ask_for_less_than_its_key_allows_and_never_for_more() -> None:
     key = {"usual": Priority.NORMAL, "most": Priority.NORMAL}
-    assert read(**key).priority is Priority.NORMAL
-    assert read(**key, priority="high").priority is Priority.NORMAL
-    assert read(**key, priority="low").priority is Priority.LOW
-    assert read(usual=Priority.HIGH, most=Priority.HIGH).priority is Priority.HIGH
+    assert read({}, **key).priority is Priority.NORMAL
+    assert read({"priority": "high"}, **key).priority is Priority.NORMAL
+    assert read({"priority": "low"}, **key).priority is Priority.LOW
+    assert read({}, usual=Priority.HIGH, most=Priority.HIGH).priority is Priority.HIGH
 
 
 @given(st.binary(max_size=20), st.sampled_from(["priority", "swap", "fallback", "hold-seconds"]))
@@ -167,6 +170,35 @@ async def test_without_an_active_fallback_the_request_waits_for_its_own_model(
     await eventually(lambda: cluster.demand() == {"coder": 1})
     cluster.set_status("l4", activeModel="coder", endpoint=engine.url)
     assert (await asking).json() == {"model": "coder"}
+
+
+@in_loop
+async def test_a_fallback_that_goes_before_its_turn_is_not_swapped_in_for_the_request(
+    start: Start, engine: Engine
+) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await go_on.wait()
+        await echo(connection)
+
+    engine.behaviour = slow
+    cluster = active(engine)
+    gateway = await start(cluster, max_in_flight=1)
+    running = asyncio.create_task(ask(gateway, "mistral"))
+    await eventually(lambda: engine.requests)
+    falling_back = asyncio.create_task(ask(gateway, "coder", fallback="mistral"))
+    await gateway.held(1)
+    cluster.set_status("l4", targetModel="llava")
+    await eventually(lambda: cluster.demand() == {"coder": 1})
+    go_on.set()
+    assert (await running).status_code == 200
+    cluster.set_status("l4", activeModel="coder", endpoint=engine.url)
+    answer = await falling_back
+    assert answer.json() == {"model": "coder"}
+    assert answer.headers["x-modelserving-model"] == "coder"
+    told = (await gateway.client.get("/metrics")).text
+    assert "fallbacks_total{" not in told
 
 
 @in_loop

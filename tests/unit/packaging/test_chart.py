@@ -1,9 +1,11 @@
 """What the chart installs, and that it grants and opens nothing more."""
 
+import json
 from typing import Any
 
 import pytest
 import yaml
+from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings
 
 from modelserving_gateway.settings import Settings as GatewaySettings
@@ -369,7 +371,8 @@ def test_pod_monitors_select_the_pods_and_name_a_port_that_they_have() -> None:
         ("gateway.resources.request.cpu=1", "request"),
         ("gateway.podDisruptionBudget.enabled=maybe", "enabled"),
         ("gateway.keepaliveSeconds=0", "keepaliveSeconds"),
-        ("gateway.holdGraceSeconds=0", "holdGraceSeconds"),
+        ("gateway.keepaliveSeconds=11", "keepaliveSeconds"),
+        ("gateway.holdGraceSeconds=-1", "holdGraceSeconds"),
         ("gateway.maxInFlight=0", "maxInFlight"),
         ("gateway.maxHeaderBytes=10", "maxHeaderBytes"),
         ("gateway.apiKeys.existingSecret=Not A Name", "existingSecret"),
@@ -382,6 +385,31 @@ def test_pod_monitors_select_the_pods_and_name_a_port_that_they_have() -> None:
 def test_a_bad_value_is_refused_by_name(setting: str, named: str) -> None:
     with pytest.raises(CommandError, match=named):
         render(setting)
+
+
+@pytest.mark.parametrize(
+    ("program", "settings", "own"),
+    [
+        ("operator", OperatorSettings, {"namespace": "models"}),
+        ("gateway", GatewaySettings, {"namespace": "models", "pod_name": "gateway-0"}),
+    ],
+)
+def test_no_number_that_the_chart_takes_is_refused_by_the_program(
+    program: str, settings: type[BaseSettings], own: dict[str, str]
+) -> None:
+    """It would be seen only as a Pod that crashes."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    known = schema["properties"][program]["properties"]
+    numbers = {
+        field: known[to_camel(field)]
+        for field in settings.model_fields
+        if known.get(to_camel(field), {}).get("type") == "integer"
+    }
+    assert len(numbers) >= 2
+    for field, bounds in numbers.items():
+        for bound in ("minimum", "maximum"):
+            if bound in bounds:
+                settings.model_validate({**own, field: bounds[bound]})
 
 
 def test_every_value_is_explained_or_named_by_its_schema() -> None:

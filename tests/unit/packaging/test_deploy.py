@@ -47,19 +47,6 @@ def test_the_real_engine_may_serve_a_model_that_embeds_beside_the_three() -> Non
     assert "--runner" in args["embedder"]
 
 
-def test_two_modelservings_have_each_its_own_gpu() -> None:
-    paths = []
-    for gpu in ("", "second"):
-        manifest = sim_modelserving("sim", image="engine-sim:1", gpu=gpu, labels={"team": "a"})
-        serving = ModelServing.parse(manifest)
-        (volume,) = serving.spec.engine.volumes
-        assert volume.host_path is not None
-        paths.append(volume.host_path.path)
-        (mount,) = serving.spec.engine.volume_mounts
-        assert mount.mount_path == GPU_IN_NODE, "where every engine looks for its lock"
-    assert paths == [GPU_IN_NODE, f"{GPU_IN_NODE}/second"]
-
-
 def test_a_models_own_behaviour_goes_over_what_all_do() -> None:
     manifest = sim_modelserving(
         "sim",

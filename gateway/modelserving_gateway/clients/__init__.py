@@ -1,0 +1,1 @@
+"""The connections of clients. Nothing about models or engines."""

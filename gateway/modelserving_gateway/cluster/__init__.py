@@ -1,0 +1,1 @@
+"""The ModelServings: read from the Kubernetes API, and demand written to it."""

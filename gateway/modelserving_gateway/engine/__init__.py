@@ -1,0 +1,1 @@
+"""The connections to engines, and what engines say when they fail."""

@@ -1,0 +1,163 @@
+"""Where a request for a model goes now: forward, hold, or refuse, as data with its reason.
+
+Pure. Nothing is remembered from one decision to the next: gateways that see the same ModelServings
+decide the same, and what one of them has published the others follow.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from modelserving_api.status import ModelState
+from modelserving_gateway.api import errors
+from modelserving_gateway.api.errors import ApiError
+from modelserving_gateway.cluster.catalog import Catalog, Serving
+from modelserving_gateway.turns.estimate import load_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A base URL that serves the model now."""
+
+    endpoint: str
+    serving: str
+    stop_seconds: float
+    """How long its engine may go on with what runs, once the endpoint is taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The model is served: everywhere that it is."""
+
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The model is to be swapped in by this ModelServing."""
+
+    serving: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Nothing that may happen by itself makes the model available soon."""
+
+    error: ApiError
+
+
+Decision = Forward | Hold | Refuse
+
+ANY_ACTIVE: Final = "*"
+"""In a list of fallbacks: whatever is active, the largest model first."""
+
+
+def decide(
+    catalog: Catalog, model: str, now: datetime, in_flight: Mapping[str, int] | None = None
+) -> Decision:
+    """Decide about a model by its name; `now` has a time zone.
+
+    `in_flight` is what this gateway has running, by endpoint.
+    """
+    servings = catalog.servings_of(model)
+    if not servings:
+        return Refuse(errors.model_not_found(model))
+    targets = active_targets(servings, model)
+    if targets:
+        return Forward(targets)
+    problems = [(serving, _problem(serving, model, now)) for serving in servings]
+    able = [serving for serving, problem in problems if problem is None]
+    if able:
+        return Hold(_cheapest(able, model, in_flight or {}).name)
+    return Refuse(next(problem for _, problem in problems if problem is not None))
+
+
+def active_targets(servings: Iterable[Serving], model: str) -> tuple[Target, ...]:
+    """Return where the model is served now."""
+    return tuple(
+        Target(endpoint, serving.name, serving.stop_seconds)
+        for serving in servings
+        if (endpoint := serving.endpoint_of(model)) is not None
+    )
+
+
+def fallback(
+    catalog: Catalog, wanted: str, others: Iterable[str], may_use: Callable[[str], bool]
+) -> str | None:
+    """Return the first of the other models that is served now, when the wanted one is not.
+
+    The others are names or aliases in the client's order; what does not exist is passed over.
+    """
+    if active_targets(catalog.servings_of(wanted), wanted):
+        return None
+    for name in others:
+        candidates = _largest_first(catalog) if name == ANY_ACTIVE else [catalog.model_called(name)]
+        for model in candidates:
+            if (
+                model is not None
+                and may_use(model)
+                and active_targets(catalog.servings_of(model), model)
+            ):
+                return model
+    return None
+
+
+def active_models(catalog: Catalog) -> tuple[str, ...]:
+    """Return the models that are served now, by name."""
+    return tuple(
+        model for model in catalog.models() if active_targets(catalog.servings_of(model), model)
+    )
+
+
+def _largest_first(catalog: Catalog) -> list[str]:
+    return sorted(catalog.models(), key=lambda model: (-catalog.gpu_memory(model), model))
+
+
+def _cheapest(able: list[Serving], model: str, in_flight: Mapping[str, int]) -> Serving:
+    """Return where swapping the model in costs least now.
+
+    Where it is being loaded already, else two would swap; then where gateways want it already, the
+    longest first, which is how they agree; then where nothing is lost by swapping; then where it
+    loads fastest.
+    """
+
+    def cost(serving: Serving) -> tuple[object, ...]:
+        since = serving.wanted_since(model)
+        return (
+            serving.status.target_model != model,
+            (since is None, since),
+            _busyness(serving, in_flight),
+            load_seconds(serving, model),
+            serving.name,
+        )
+
+    return min(able, key=cost)
+
+
+def _busyness(serving: Serving, in_flight: Mapping[str, int]) -> int:
+    """Return 0 for a free GPU, 1 for an idle model on it, 2 when others need what is there."""
+    status = serving.status
+    others_want = any(demand.model != status.active_model for demand in serving.demand)
+    if status.target_model is not None or others_want:
+        return 2
+    if status.active_model is None:
+        return 0
+    running = in_flight.get(status.endpoint or "", 0)
+    return 2 if running or serving.demand else 1
+
+
+def _problem(serving: Serving, model: str, now: datetime) -> ApiError | None:
+    """Say why this ModelServing will not serve the model, or None."""
+    if serving.deleting:
+        return errors.model_serving_deleted(model, serving.name)
+    if serving.invalid is not None:
+        return errors.model_serving_invalid(model, serving.name, serving.invalid)
+    if serving.pinned is not None and serving.pinned != model:
+        return errors.model_pinned(model, serving.pinned, serving.name)
+    status = serving.status.model(model)
+    if status.state is ModelState.FAILED and status.next_retry_time is not None:
+        wait = (status.next_retry_time - now).total_seconds()
+        if wait > 0:
+            return errors.model_load_failed(model, status.reason, status.message, wait)
+    return None
