@@ -18,7 +18,7 @@ from modelserving_api.priority import HANDICAP_SECONDS
 from modelserving_api.spec import Demand as PublishedDemand
 from modelserving_api.spec import RequestEntry, Swap
 from modelserving_api.status import SwapCost
-from modelserving_gateway.demand import Demand, seconds_until_write
+from modelserving_gateway.cluster.demand import Demand, seconds_until_write
 from modelserving_operator.activity import IdleTracker
 from modelserving_operator.costs import Costs, Sample, learn
 from modelserving_operator.decision import Decision, Facts, Stay, SwapTo

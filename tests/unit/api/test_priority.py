@@ -1,7 +1,7 @@
 """One table of priority classes, as both programs use it."""
 
 from modelserving_api.priority import HANDICAP_SECONDS, Priority
-from modelserving_gateway import priority as of_the_gateway
+from modelserving_gateway.api import priority as of_the_gateway
 
 
 def test_both_programs_order_by_the_same_due_dates() -> None:

@@ -19,7 +19,7 @@ LONGEST_ANSWER = 8
 SECONDS = 900.0
 
 in_any_order = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
@@ -148,7 +148,10 @@ def test_the_same_seed_gives_the_same_rows() -> None:
 
 
 def test_where_a_bound_is_feasible_ours_keeps_it_and_is_no_worse_than_equal_slices() -> None:
-    rows = compare(Scenario(workloads.make("saturated", 3, seed=2), 9.0, 120))
+    made = workloads.make("saturated", 3, seed=2)
+    half_an_hour = [each for each in made.arrivals if each.seconds < 1800]
+    short = Workload("saturated", made.models, 1800, tuple(half_an_hour))
+    rows = compare(Scenario(short, 9.0, 120))
     found = {row["policy"]: row for row in rows}
 
     assert found["ours"]["feasible"]
