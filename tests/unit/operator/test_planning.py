@@ -558,6 +558,21 @@ def test_an_urgent_request_is_next_though_others_came_before_it() -> None:
     assert world.status.target_model == "llava"
 
 
+def test_a_wait_for_a_busy_model_costs_one_write() -> None:
+    world = serving_world(swap={"maxWaitSeconds": 600})
+    world.running = 1
+    world.run(seconds=2)
+    writes = world.status_writes
+    world.demand("gateway-a", coder=1)
+    for second in range(25):
+        world.running = 1 + second % 2
+        world.finished += 1
+        world.run(seconds=1)
+
+    assert world.status.active_model == "mistral"
+    assert world.status_writes == writes + 1
+
+
 def test_another_drain_budget_restarts_nothing() -> None:
     world = serving_world()
     world.raw_spec["swap"] = {"drainTimeoutSeconds": 61}
