@@ -113,7 +113,8 @@ def choose(facts: Facts, waiting: Waiting) -> ModelDemand:
     if _late(facts, overdue_first, facts.now):
         return urgent
     others = [each for each in overdue_first if each is not urgent]
-    latest = _latest(facts, [urgent, *others], budget=False)
+    promised = _is_promised(facts, overdue_first)
+    latest = _latest(facts, [urgent, *others], budget=promised)
     return urgent if facts.now <= latest else overdue_first[0]
 
 
@@ -143,7 +144,7 @@ class _Turn:
         certain = _latest(facts, in_order, budget=True)
         if likely < entered:
             latest = _begun(facts, began, proportion)
-        elif _round_seconds(facts, active, in_order, budget=True) <= facts.swap.max_wait_seconds:
+        elif _is_promised(facts, in_order):
             latest = certain
         else:
             latest = min(likely, max(certain, began + residency))
@@ -180,9 +181,14 @@ def _latest(facts: Facts, in_order: Waiting, *, budget: bool) -> datetime:
     return latest - timedelta(seconds=reserve)
 
 
-def _round_seconds(facts: Facts, active: str, in_order: Waiting, *, budget: bool) -> float:
+def _is_promised(facts: Facts, in_order: Waiting) -> bool:
+    """Return whether the bound can be kept though every drain takes its whole budget."""
+    return _round_seconds(facts, in_order, budget=True) <= facts.swap.max_wait_seconds
+
+
+def _round_seconds(facts: Facts, in_order: Waiting, *, budget: bool) -> float:
     """Return how long one turn for everybody takes: what the maximum wait must not be below."""
-    models = [active, *(each.model for each in in_order)]
+    models = [*([facts.active] if facts.active else []), *(each.model for each in in_order)]
     return round_seconds(models, facts.costs, _turn_seconds(facts, budget=budget))
 
 
@@ -246,7 +252,7 @@ def _late(facts: Facts, in_order: Waiting, start: datetime) -> dict[str, float]:
 
 def _late_text(facts: Facts, active: str, in_order: Waiting, late: Mapping[str, float]) -> str:
     bound = facts.swap.max_wait_seconds
-    needed = _round_seconds(facts, active, in_order, budget=False)
+    needed = _round_seconds(facts, in_order, budget=False)
     if needed > bound:
         models = ", ".join([active, *(each.model for each in in_order)])
         return (

@@ -305,6 +305,16 @@ INTO_THE_TURN = 5
             id="but the bound holds for low as well",
         ),
         pytest.param(
+            # Ready after 10 + 21 + 10 seconds if llava went first, and 20 s of drain.
+            facts(
+                swap=Swap(drain_timeout_seconds=20),
+                demand=(wants("coder", 70, priority=Priority.LOW), wants("llava", 1)),
+            ),
+            "coder",
+            Cause.FELL_IDLE,
+            id="and where it is certain for all it stays so",
+        ),
+        pytest.param(
             facts(
                 swap=Swap(max_wait_seconds=60),
                 demand=(wants("coder", 99), wants("llava", 80, priority=Priority.HIGH)),
