@@ -257,6 +257,6 @@ def _late_text(facts: Facts, active: str, in_order: Waiting, late: Mapping[str, 
         models = ", ".join([active, *(each.model for each in in_order)])
         return (
             f"maxWaitSeconds={bound} cannot be kept: a turn for each of {models}"
-            f" takes {needed:.0f} s in all"
+            f" takes about {needed:.0f} s in all"
         )
     return f"maxWaitSeconds={bound} will be missed for {', '.join(sorted(late))}"

@@ -440,7 +440,7 @@ def test_a_bound_that_cannot_be_kept_is_told_with_its_reason() -> None:
     )
 
     assert "maxWaitSeconds=20 cannot be kept" in decision.message
-    assert "mistral, coder, llava takes 48 s" in decision.message
+    assert "mistral, coder, llava takes about 48 s" in decision.message
     assert set(decision.late) == {"coder", "llava"}
     assert decision.late["llava"] == pytest.approx(8 + 0.5 + 5 + 10 + 6 + 10 - 20, abs=0.01)
 
