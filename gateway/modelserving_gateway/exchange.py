@@ -5,9 +5,9 @@ Only a record: what happens next is proxy.py's business.
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from modelserving_gateway.access.access import ANONYMOUS, Caller
 from modelserving_gateway.api.answer_model import AnswerModel
@@ -18,6 +18,8 @@ from modelserving_gateway.clients.client import Client
 from modelserving_gateway.keepalive import KeepAlive
 from modelserving_gateway.turns.queueing import Held
 
+_NO_WISHES: Final = Wishes()
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -27,7 +29,7 @@ class Exchange:
     route: Forwarded
     started: float
     caller: Caller = ANONYMOUS
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: Wishes = _NO_WISHES
     asked: str = ""
     """The model, by the name that the client used."""
     model: str = ""

@@ -78,7 +78,8 @@ class Proxy:
         exchange = Exchange(client, route, time.monotonic())
         self._running.add(client)
         try:
-            await self._exchange(exchange)
+            with client.attended():
+                await self._exchange(exchange)
         except ClientLeftError:
             client.status = CLIENT_LEFT_STATUS
         except ApiError as error:
@@ -110,8 +111,7 @@ class Proxy:
             exchange.size = len(body.content)
             exchange.sequence = self._dispatcher.next_sequence()
             exchange.arrived = time.monotonic()
-            with client.attended():
-                await self._until_answered(exchange, body)
+            await self._until_answered(exchange, body)
 
     async def _read(self, exchange: Exchange, share: Share) -> Body:
         """Read the body, and learn which model is to answer."""

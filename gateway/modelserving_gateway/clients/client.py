@@ -102,10 +102,7 @@ class Client:
         raise ClientLeftError
 
     def attended(self) -> "_Attendance":
-        """Run the block until the client leaves (ClientLeftError) or `interrupt` is called.
-
-        The body must have been read: from then on only a disconnection can be received.
-        """
+        """Run the block until the client leaves (ClientLeftError) or `interrupt` is called."""
         return _Attendance(self)
 
     def interrupt(self, error: Exception) -> None:

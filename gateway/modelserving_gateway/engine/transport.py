@@ -32,7 +32,9 @@ class EngineTransport:
         """The last released is the first used again, so that what is not needed grows old."""
         self._busy: dict[Connection, float] = {}
         """What carries a request, with the request's patience."""
-        self._connecting = 0
+        self._waiting: deque[asyncio.Future[Connection]] = deque()
+        """Requests without a connection yet, in their order."""
+        self._opening: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._deadlines: dict[Connection, asyncio.TimerHandle] = {}
         self._leaving = False
@@ -40,7 +42,7 @@ class EngineTransport:
     @property
     def in_flight(self) -> int:
         """Requests without a whole answer yet."""
-        return len(self._busy) + self._connecting
+        return len(self._busy) + len(self._waiting)
 
     async def send(
         self,
@@ -60,7 +62,7 @@ class EngineTransport:
         all in seconds.
         """
         head = _head(method, target, headers)
-        connection = self._kept() or await self._connect(connect_timeout)
+        connection = self._kept() or await self._next_connection(connect_timeout)
         self._busy[connection] = patience
         exchange = connection.begin(method, head, content, read_timeout)
         if self._leaving:
@@ -116,36 +118,74 @@ class EngineTransport:
             connection.close()
         return None
 
-    async def _connect(self, timeout: float | None) -> Connection:
+    async def _next_connection(self, timeout: float | None) -> Connection:
+        """Wait for a connection: the first request gets the first that is there.
+
+        So requests that are released together reach the engine in their order, however long each
+        connection takes. A connection that fails fails the first request.
+        """
         loop = asyncio.get_running_loop()
-        self._connecting += 1
+        waiter: asyncio.Future[Connection] = loop.create_future()
+        self._waiting.append(waiter)
+        opening = loop.create_task(self._open(timeout))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give(waiter.result())
+            raise
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    async def _open(self, timeout: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        where = f"{self._host}:{self._port}"
         try:
             async with asyncio.timeout(timeout):
                 _, connection = await loop.create_connection(
                     lambda: Connection(loop, self._released), self._host, self._port
                 )
-        except TimeoutError as error:
-            raise httpx.ConnectTimeout(f"no connection to {self._host}:{self._port}") from error
+        except TimeoutError:
+            self._fail(httpx.ConnectTimeout(f"no connection to {where}"))
         except OSError as error:
-            raise httpx.ConnectError(str(error)) from error
-        finally:
-            self._connecting -= 1
-        if not connection.usable:
-            connection.close()
-            raise httpx.ConnectError(f"{self._host}:{self._port} closed the connection at once")
-        return connection
+            self._fail(httpx.ConnectError(str(error)))
+        else:
+            if connection.usable:
+                connection.idle_since = loop.time()
+                self._give(connection)
+            else:
+                self._fail(httpx.ConnectError(f"{where} closed the connection at once"))
 
-    def _released(self, connection: Connection) -> None:
-        del self._busy[connection]
-        if (deadline := self._deadlines.pop(connection, None)) is not None:
-            deadline.cancel()
-        if not connection.usable:
+    def _fail(self, error: httpx.TransportError) -> None:
+        if self._waiting:
+            self._waiting.popleft().set_exception(error)
+
+    def _give(self, connection: Connection) -> None:
+        """Give a connection to the request that waits first, or keep it for the next one."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if self._leaving:
             connection.close()
             return
         self._idle.append(connection)
         if self._sweep is None:
             loop = asyncio.get_running_loop()
             self._sweep = loop.call_later(KEEP_ALIVE_SECONDS, self._close_old)
+
+    def _released(self, connection: Connection) -> None:
+        del self._busy[connection]
+        if (deadline := self._deadlines.pop(connection, None)) is not None:
+            deadline.cancel()
+        if connection.usable:
+            self._give(connection)
+        else:
+            connection.close()
 
     def _close_old(self) -> None:
         """Close what has been idle for long, and what the engine has closed."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -32,7 +33,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
         assert transport.in_flight == 0
         transport.leave()
         await eventually(lambda: not engine.open_connections)
-        assert asyncio.all_tasks() == before
+        await eventually(lambda: asyncio.all_tasks() == before)
         await engine.stop()
 
     def runner(scenario: Scenario) -> None:
@@ -101,6 +102,50 @@ def test_there_are_as_many_connections_as_requests(run: Callable[[Scenario], Non
         engine.behaviour = together
         replies = await asyncio.gather(*(ask(transport) for _ in range(300)))
         assert {reply.status for reply in replies} == {200}
+
+    run(scenario)
+
+
+def test_requests_reach_the_engine_in_their_order_however_long_connections_take(
+    run: Callable[[Scenario], None],
+) -> None:
+    async def scenario(engine: Engine, transport: EngineTransport) -> None:
+        loop = asyncio.get_running_loop()
+        create, delays = loop.create_connection, [0.2, 0.1, 0.0]
+
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            await asyncio.sleep(delays.pop(0))
+            return await create(*arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "get_running_loop", lambda: _Patched(loop, slow))
+            await asyncio.gather(*(ask(transport, b"/%d" % number) for number in range(3)))
+        assert [request.path for request in engine.requests] == ["/0", "/1", "/2"]
+
+    run(scenario)
+
+
+class _Patched:
+    """An event loop that connects in another way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connect: Any) -> None:
+        self._loop = loop
+        self.create_connection = connect
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+def test_a_request_that_leaves_while_it_connects_takes_nothing_with_it(
+    run: Callable[[Scenario], None],
+) -> None:
+    async def scenario(engine: Engine, transport: EngineTransport) -> None:
+        for _ in range(30):
+            left, stays = (asyncio.create_task(ask(transport)) for _ in range(2))
+            await asyncio.sleep(0)
+            left.cancel()
+            assert (await stays).status == 200
+        await eventually(lambda: transport.in_flight == 0)
 
     run(scenario)
 

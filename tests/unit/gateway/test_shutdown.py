@@ -101,6 +101,21 @@ async def test_when_the_budget_is_over_everything_ends_with_an_error_and_demand_
     assert cluster.objects["l4"]["spec"]["requests"] == []
 
 
+async def test_a_client_whose_body_is_still_coming_is_told_too(
+    start: Start, engine: Engine
+) -> None:
+    gateway = await start(active(engine), shutdown_timeout_seconds=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.gateway.port)
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode())
+    await eventually(lambda: gateway.gateway.in_flight == 1)
+    gateway.stop.set()
+    answer = (await asyncio.wait_for(reader.read(), 5)).decode()
+    assert answer.startswith("HTTP/1.1 503 ")
+    assert '"shutting_down"' in answer
+    await asyncio.wait_for(gateway.task, 5)
+    writer.close()
+
+
 async def test_a_gateway_that_cannot_withdraw_its_demand_still_ends(
     start: Start, engine: Engine
 ) -> None:
