@@ -71,3 +71,7 @@ bench-engine-start: venv ## Where the start of the real vLLM on a CPU goes
 .PHONY: bench-gateway
 bench-gateway: venv ## The gateway beside nginx, vllm-router and LiteLLM, one core each
 	$(BIN)/python -m benchmarks.gateway
+
+.PHONY: bench-arbitration
+bench-arbitration: venv ## When to swap: the policy beside others, in simulated time
+	$(BIN)/python -m benchmarks.arbitration

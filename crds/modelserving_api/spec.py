@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
+from modelserving_api.priority import Priority
 from modelserving_api.quantities import parse_quantity
 from modelserving_api.types import (
     LIST_ATOMIC,
@@ -414,6 +415,12 @@ class Demand(SpecType):
     since: AwareDatetime = Field(
         description="When the oldest of them arrived, by the gateway's clock."
     )
+    priority: Priority | None = Field(
+        default=None,
+        description="The most urgent class among them; unset is normal. Of several models that wait"
+        " the earliest due goes first: `since`, later by 0, 30 or 120 s for high, normal or low."
+        " maxWaitSeconds holds for every class.",
+    )
 
 
 class RequestEntry(SpecType):
@@ -458,12 +465,19 @@ class Swap(SpecType):
         default=60, description="How long running requests may go on once a swap has begun."
     )
     min_residency_seconds: Seconds = Field(
-        default=30, description="How long a busy model stays before another may take its place."
+        default=30,
+        description="How long a model that was loaded stays at the least, unless it has been quiet"
+        " for as long as a swap takes; raised to three times what a swap takes, as measured here."
+        " maxWaitSeconds goes before it. 0: an idle model gives way at once, however short its"
+        " turn was.",
     )
     max_wait_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         default=120,
-        description="How long requests for another model wait for a busy one before it is drained."
-        " A model that was just loaded keeps its minResidencySeconds all the same.",
+        description="How long a request waits at most until its model is ready, whatever the load"
+        " on the others: a swap begins early enough for its measured cost, and for what is running"
+        " to finish. It can be kept if one turn of each model that is asked for fits into it: its"
+        " swap and its longest answer. Where it cannot, each turn still serves what waited when it"
+        " began, and the Ready condition says so.",
     )
     idle: Idle = Field(default_factory=Idle)
 

@@ -118,7 +118,27 @@ class LastSwap(StatusType):
     started_time: AwareDatetime
     finished_time: AwareDatetime
     seconds: float
+    waited_seconds: float | None = Field(
+        default=None,
+        description="How long the oldest request for the new model had waited when it was ready.",
+    )
     parts: SwapParts = Field(default_factory=SwapParts)
+
+
+class SwapCost(StatusType):
+    """What swaps from one model to another have cost here, smoothed over the last ones."""
+
+    from_model: str = Field(alias="from")
+    to_model: str = Field(alias="to")
+    seconds: float = Field(
+        description="Without the drain: from stopping one to a token of the other."
+    )
+    deviation_seconds: float = Field(description="How far single swaps are from that.")
+    drain_seconds: float | None = Field(
+        default=None,
+        description="The longest lately that the first one took to finish what it was running."
+        " Absent while it was always idle.",
+    )
 
 
 class ModelServingStatus(StatusType):
@@ -136,6 +156,11 @@ class ModelServingStatus(StatusType):
     models: list[ModelStatus] = Field(default_factory=list, json_schema_extra=list_map("name"))
     current_swap: CurrentSwap | None = None
     last_swap: LastSwap | None = None
+    swap_costs: list[SwapCost] = Field(
+        default_factory=list,
+        json_schema_extra=list_map("from", "to"),
+        description="Measured costs, the latest last; at most 64.",
+    )
     swaps_succeeded: int = 0
     swaps_failed: int = 0
     conditions: list[Condition] = Field(default_factory=list, json_schema_extra=list_map("type"))

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from modelserving_api.names import Reason
 from modelserving_api.status import ModelServingStatus
+from modelserving_operator.decision import Decision
 
 RESYNC_SECONDS: Final = 30.0
 """A safety net under the watches, not what drives us."""
@@ -86,3 +87,5 @@ class Plan:
     actions: tuple[Action, ...] = ()
     announcements: tuple[Announcement, ...] = ()
     look_again_seconds: float = RESYNC_SECONDS
+    decision: Decision | None = None
+    """What was decided about the GPU; None while a swap goes on."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from modelserving_api.priority import Priority
 from modelserving_api.spec import Demand, RequestEntry
 from modelserving_operator.observation import ModelDemand
 
@@ -77,13 +78,25 @@ class DemandLedger:
 def aggregate(entries: Iterable[RequestEntry], declared: Iterable[str]) -> tuple[ModelDemand, ...]:
     """Sum what live entries wait for, oldest first; what is not declared is left out."""
     names = set(declared)
-    waiting: dict[str, int] = {}
-    since: dict[str, datetime] = {}
+    found: dict[str, ModelDemand] = {}
     for entry in entries:
         for model in entry.models:
-            if model.name not in names or model.waiting == 0:
-                continue
-            waiting[model.name] = waiting.get(model.name, 0) + model.waiting
-            since[model.name] = min(since.get(model.name, model.since), model.since)
-    demand = [ModelDemand(name, waiting[name], since[name]) for name in waiting]
-    return tuple(sorted(demand, key=lambda each: (each.since, each.model)))
+            if model.name in names and model.waiting > 0:
+                found[model.name] = _sum(found.get(model.name), model)
+    return tuple(sorted(found.values(), key=lambda each: (each.since, each.model)))
+
+
+def _sum(known: ModelDemand | None, more: Demand) -> ModelDemand:
+    added = ModelDemand(
+        more.name, more.waiting, more.since, more.priority or Priority.NORMAL, more.since
+    )
+    if known is None:
+        return added
+    first = min(known, added, key=lambda each: each.due)
+    return ModelDemand(
+        more.name,
+        known.waiting + added.waiting,
+        min(known.since, added.since),
+        first.priority,
+        first.due_since,
+    )

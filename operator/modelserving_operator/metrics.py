@@ -3,13 +3,14 @@
 Every number a person may alert on is made here; nothing else of the operator knows Prometheus.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from modelserving_api.names import ConditionType
 from modelserving_api.status import ConditionStatus, LastSwap, ModelServingStatus, ModelState
+from modelserving_operator.decision import Cause, Decision
 
 _SERVING: Final = ("namespace", "modelserving")
 
@@ -40,6 +41,27 @@ SWAP_SECONDS: Final = Histogram(
     (*_SERVING, "to_model", "part"),
     buckets=_SWAP_BUCKETS,
 )
+OLDEST_WAIT: Final = Gauge(
+    "modelserving_oldest_wait_seconds",
+    "How long the oldest request that live gateways hold for a model has waited.",
+    (*_SERVING, "model"),
+)
+WAITED: Final = Histogram(
+    "modelserving_waited_seconds",
+    "How long the oldest request for a model had waited when a swap had made it ready.",
+    (*_SERVING, "model"),
+    buckets=_SWAP_BUCKETS,
+)
+DECISION: Final = Gauge(
+    "modelserving_decision",
+    "1 for the rule by which the policy has decided last, 0 for the others.",
+    (*_SERVING, "cause"),
+)
+LATE: Final = Gauge(
+    "modelserving_wait_beyond_bound_seconds",
+    "By how much a model that is waited for will be ready later than maxWaitSeconds allows.",
+    (*_SERVING, "model"),
+)
 LOAD_FAILURES: Final = Counter(
     "modelserving_load_failures", "Failed loads.", (*_SERVING, "model", "reason")
 )
@@ -67,6 +89,23 @@ def show(namespace: str, name: str, status: ModelServingStatus, waiting: Mapping
         WAITING.labels(namespace, name, model.name).set(waiting.get(model.name, 0))
 
 
+def show_arbitration(
+    namespace: str,
+    name: str,
+    models: Iterable[str],
+    oldest: Mapping[str, float],
+    decision: Decision | None,
+) -> None:
+    """Set the gauges of who waits, since when, and what was decided; None: a swap goes on."""
+    for model in models:
+        OLDEST_WAIT.labels(namespace, name, model).set(oldest.get(model, 0.0))
+        if decision is not None:
+            LATE.labels(namespace, name, model).set(decision.late.get(model, 0.0))
+    if decision is not None:
+        for cause in Cause:
+            DECISION.labels(namespace, name, cause.value).set(cause is decision.cause)
+
+
 def record(
     namespace: str, name: str, before: ModelServingStatus, after: ModelServingStatus
 ) -> None:
@@ -75,7 +114,7 @@ def record(
         if model.failures > before.model(model.name).failures:
             LOAD_FAILURES.labels(namespace, name, model.name, model.reason or "").inc()
     for gone in {each.name for each in before.models} - {each.name for each in after.models}:
-        for gauge in (MODEL_STATE, WAITING):
+        for gauge in (MODEL_STATE, WAITING, OLDEST_WAIT, LATE):
             gauge.remove_by_labels({"namespace": namespace, "modelserving": name, "model": gone})
     ended = after.last_swap
     if ended is not None and (before.last_swap is None or before.last_swap.id != ended.id):
@@ -84,7 +123,7 @@ def record(
 
 def forget(namespace: str, name: str) -> None:
     """Drop the gauges of a ModelServing that is gone; counters stay, as counters do."""
-    for gauge in (READY, MODEL_STATE, WAITING):
+    for gauge in (READY, MODEL_STATE, WAITING, OLDEST_WAIT, LATE, DECISION):
         gauge.remove_by_labels({"namespace": namespace, "modelserving": name})
 
 
@@ -96,6 +135,8 @@ def _record_swap(namespace: str, name: str, ended: LastSwap) -> None:
     if ended.outcome.value != "Succeeded":
         return
     SWAP_SECONDS.labels(namespace, name, to_model, "total").observe(ended.seconds)
+    if ended.waited_seconds is not None:
+        WAITED.labels(namespace, name, to_model).observe(ended.waited_seconds)
     for part, seconds in ended.parts.model_dump(exclude_none=True).items():
         SWAP_SECONDS.labels(namespace, name, to_model, part.removesuffix("_seconds")).observe(
             seconds

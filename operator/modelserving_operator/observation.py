@@ -5,11 +5,12 @@ Parsing of what the API server sent, no judgement of it: that is in diagnosis, p
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from modelserving_api import ModelServing
 from modelserving_api.names import GROUP, KIND, MODEL_LABEL
+from modelserving_api.priority import HANDICAP_SECONDS, Priority
 
 SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
 """On Deployments, their Pods and Services: which version of the manifest they were made from."""
@@ -171,6 +172,16 @@ class ModelDemand:
     model: str
     waiting: int
     since: datetime
+    priority: Priority = Priority.NORMAL
+    """The class of what is due first."""
+    due_since: datetime | None = None
+    """Since when what is due first has waited, where that is not the oldest."""
+
+    @property
+    def due(self) -> datetime:
+        """When it is due by its class; only the order of these moments matters."""
+        handicap = timedelta(seconds=HANDICAP_SECONDS[self.priority])
+        return (self.due_since or self.since) + handicap
 
 
 @dataclass(frozen=True)

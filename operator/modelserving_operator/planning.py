@@ -6,6 +6,7 @@ one stopped, and planning the same observation twice gives the same plan.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -67,6 +68,7 @@ def plan(seen: Observation) -> Plan:
         actions=(*turn.actions, *upkeep(seen, turn.actions)),
         announcements=turn.announcements,
         look_again_seconds=turn.look_again_seconds,
+        decision=turn.decision,
     )
 
 
@@ -102,13 +104,15 @@ def _rest(seen: Observation) -> Turn:
         return begin(seen, None, found, Reason.ENGINE_LOST, f"{found} was found running")
     decision = policy.decide(facts(seen, active))
     if isinstance(decision, policy.SwapTo):
-        return begin(seen, active, decision.model, decision.reason, decision.message)
+        turn = begin(seen, active, decision.model, decision.reason, decision.message)
+        return replace(turn, decision=decision)
     idle_look = _ACTIVE_POLL_SECONDS if active else RESYNC_SECONDS
     return Turn(
         status=status,
         actions=put_back(seen, active),
         look_again_seconds=min(decision.look_again_seconds or idle_look, idle_look),
         telling=Telling(decision=decision.message, dark=decision.dark),
+        decision=decision,
     )
 
 

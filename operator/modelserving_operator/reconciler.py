@@ -150,13 +150,21 @@ class Reconciler:
             return await self._refuse(body, error, now, report)
         seen = await self._observe(serving, views, now)
         report.demand = [
-            {"model": each.model, "waiting": each.waiting, "since": each.since.isoformat()}
+            {
+                "model": each.model,
+                "waiting": each.waiting,
+                "since": each.since.isoformat(),
+                "priority": each.priority,
+            }
             for each in seen.demand
         ]
         decided = plan(seen)
         report.status = decided.status
         waiting = {each.model: each.waiting for each in seen.demand}
         metrics.show(namespace, name, decided.status, waiting)
+        oldest = {each.model: (now - each.since).total_seconds() for each in seen.demand}
+        declared_models = [model.name for model in serving.spec.models]
+        metrics.show_arbitration(namespace, name, declared_models, oldest, decided.decision)
         return await self._carry_out(body, seen, decided)
 
     async def _observe(self, serving: ModelServing, views: Views, now: datetime) -> Observation:

@@ -15,6 +15,7 @@ from modelserving_api.status import (
     ModelServingStatus,
     ModelState,
     ModelStatus,
+    SwapCost,
     SwapOutcome,
     SwapParts,
     SwapPhase,
@@ -22,6 +23,7 @@ from modelserving_api.status import (
 from modelserving_operator import manifests, policy
 from modelserving_operator.actions import RESYNC_SECONDS, Action, Announcement
 from modelserving_operator.conditions import Telling
+from modelserving_operator.costs import Costs, Sample, learn
 from modelserving_operator.diagnosis import Diagnosis
 from modelserving_operator.observation import Observation, PodView
 from modelserving_operator.standing import (
@@ -47,6 +49,7 @@ class Turn:
     announcements: tuple[Announcement, ...] = ()
     look_again_seconds: float = RESYNC_SECONDS
     telling: Telling = field(default_factory=Telling)
+    decision: policy.Decision | None = None
 
 
 def begin(
@@ -125,6 +128,7 @@ def finish(seen: Observation, swap: CurrentSwap, pod: PodView | None) -> Turn:
                     load_seconds=_seconds(swap.stopped_time, seen.now),
                 ),
             ),
+            "swap_costs": _learned(seen, swap),
         }
     announcement = Announcement(
         "Normal",
@@ -201,6 +205,8 @@ def facts(seen: Observation, active: str | None, last_working: str | None = None
         swap=spec.swap,
         active=active,
         active_since=status.active_since,
+        unasked=last is not None and last.reason != Reason.REQUESTED,
+        activity=seen.activity,
         idle_since=seen.idle_since,
         pin=spec.active_model,
         default=spec.default_model,
@@ -213,7 +219,20 @@ def facts(seen: Observation, active: str | None, last_working: str | None = None
         ),
         demand=seen.demand,
         blocked=blocked(seen),
+        costs=Costs.of(status),
     )
+
+
+def _learned(seen: Observation, swap: CurrentSwap) -> list[SwapCost]:
+    """Return the costs with this swap in them. What began or ended with nothing has no pair."""
+    known = seen.serving.status.swap_costs
+    leaving, target, drained = swap.from_model, swap.to_model, swap.drained_time
+    if leaving is None or target is None or leaving == target or drained is None:
+        return known
+    sample = Sample(
+        leaving, target, _seconds(drained, seen.now), _seconds(swap.started_time, drained)
+    )
+    return learn(known, sample, {model.name for model in seen.serving.spec.models})
 
 
 def drain_message(seen: Observation, swap: CurrentSwap) -> str:
@@ -244,6 +263,7 @@ def _ended(seen: Observation, swap: CurrentSwap, outcome: SwapOutcome, message: 
         started_time=swap.started_time,
         finished_time=seen.now,
         seconds=_seconds(swap.started_time, seen.now),
+        waited_seconds=_waited(seen, swap) if outcome is SwapOutcome.SUCCEEDED else None,
         parts=SwapParts(
             drain_seconds=drain,
             stop_seconds=stop,
@@ -251,6 +271,13 @@ def _ended(seen: Observation, swap: CurrentSwap, outcome: SwapOutcome, message: 
             load_seconds=load,
             probe_seconds=probe,
         ),
+    )
+
+
+def _waited(seen: Observation, swap: CurrentSwap) -> float | None:
+    return next(
+        (_seconds(each.since, seen.now) for each in seen.demand if each.model == swap.to_model),
+        None,
     )
 
 

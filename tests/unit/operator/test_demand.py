@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelserving_api.priority import Priority
 from modelserving_api.spec import Demand, RequestEntry
 from modelserving_operator.demand import DemandLedger, aggregate
 from tests.unit.operator.world import START
@@ -99,3 +100,29 @@ def test_a_restarted_operator_believes_what_stands_there() -> None:
 
     (found,) = aggregate(live, ["coder"])
     assert found.since == START - timedelta(seconds=100)
+
+
+def classed(requester: str, seconds_ago: float, priority: Priority | None) -> RequestEntry:
+    demand = Demand(
+        name="coder", waiting=1, since=START - timedelta(seconds=seconds_ago), priority=priority
+    )
+    return RequestEntry(requester=requester, renew_time=START, models=[demand])
+
+
+def test_what_is_due_first_decides_the_class_and_the_oldest_how_long_it_waits() -> None:
+    (found,) = aggregate(
+        [classed("a", 100, Priority.LOW), classed("b", 5, Priority.HIGH), classed("c", 9, None)],
+        ["coder"],
+    )
+
+    assert found.priority is Priority.HIGH
+    assert found.due == START - timedelta(seconds=5)
+    assert found.since == START - timedelta(seconds=100)
+    assert found.waiting == 3
+
+
+def test_an_entry_without_a_class_is_normal() -> None:
+    (found,) = aggregate([classed("a", 5, None)], ["coder"])
+
+    assert found.priority is Priority.NORMAL
+    assert found.due == START + timedelta(seconds=25)

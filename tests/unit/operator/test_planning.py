@@ -3,6 +3,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from modelserving_api.names import ConditionType, Reason
 from modelserving_api.status import ConditionStatus, ModelServingStatus, ModelState, SwapOutcome
 from modelserving_operator.actions import Delete, Probe, RemoveRequest, ScaleDown, ScaleUp
@@ -171,7 +173,7 @@ def test_a_broken_model_is_tried_at_once_when_its_spec_changes() -> None:
     world = serving_world()
     world.broken.add("coder")
     world.demand("gateway-a", coder=1)
-    for _ in range(4):
+    for _ in range(3):
         world.run(seconds=200, until=lambda world: world.status.current_swap is None)
         world.renew()
         world.run(seconds=200, until=lambda world: world.status.current_swap is not None)
@@ -296,6 +298,7 @@ def test_a_changed_spec_of_the_active_model_is_a_drained_swap_to_itself() -> Non
     world.run(until=world.active("mistral"))
 
     assert world.deployments["mistral"].spec_hash != before
+    assert world.status.swap_costs == [], "no swap from one model to another"
 
 
 def test_a_changed_spec_of_a_stopped_model_disturbs_nobody() -> None:
@@ -472,19 +475,102 @@ def test_trying_a_broken_pin_again_never_cuts_off_the_way_back() -> None:
     assert served > 300
 
 
-def test_where_swaps_cost_more_than_the_maximum_wait_every_model_still_has_its_turn() -> None:
-    world = serving_world(swap={"maxWaitSeconds": 5, "minResidencySeconds": 20})
+def test_where_the_maximum_wait_cannot_be_kept_a_turn_serves_what_waited_and_it_is_told() -> None:
+    world = serving_world(swap={"maxWaitSeconds": 5})
     world.running = 1
     world.demand("gateway-a", coder=1)
     world.run(until=lambda world: world.status.current_swap is not None)
     world.running = 0
+    world.demand("gateway-b", mistral=1)
     world.run(until=world.active("coder"))
     world.running = 1
-    world.demand("gateway-a", mistral=1)
-    world.run(seconds=15)
+    world.run(seconds=9)
 
-    assert world.status.active_model == "coder"
+    assert world.status.active_model == "coder", "gateway-a has not let go of its request yet"
+    ready = world.status.condition(ConditionType.READY)
+    assert ready is not None
+    assert "maxWaitSeconds=5 cannot be kept" in ready.message
+    world.demand("gateway-a")
+    world.run(seconds=2, until=lambda world: world.status.current_swap is not None)
+    world.run(seconds=10)
+    assert world.deployments["coder"].replicas == 1, "what it was given is finished first"
+
+
+def test_what_swaps_cost_is_learned_with_the_end_of_each_and_written_with_it() -> None:
+    world = serving_world()
+    world.running = 1
+    world.demand("gateway-a", coder=1)
+    world.raw_spec["activeModel"] = "coder"
+    world.run(seconds=4)
+    world.running = 0
+    world.run(until=world.active("coder"))
+
+    (cost,) = world.status.swap_costs
+    swap = world.status.last_swap
+    assert swap is not None
+    assert swap.parts.drain_seconds is not None
+    assert (cost.from_model, cost.to_model) == ("mistral", "coder")
+    assert cost.seconds == pytest.approx(swap.seconds - swap.parts.drain_seconds)
+    assert cost.drain_seconds == swap.parts.drain_seconds
+    world.run(seconds=2)
+    writes = world.status_writes
+    world.run(seconds=60)
+    assert world.status_writes == writes
+
+
+def test_the_end_of_a_swap_tells_how_long_somebody_had_waited_for_it() -> None:
+    world = serving_world()
+    world.demand("gateway-a", coder=1)
+    asked = world.now
+    world.run(until=world.active("coder"))
+
+    swap = world.status.last_swap
+    assert swap is not None
+    assert swap.waited_seconds == (swap.finished_time - asked).total_seconds()
+
+
+def test_a_busy_model_gives_way_early_enough_for_the_other_one_to_be_ready_in_time() -> None:
+    world = serving_world(swap={"maxWaitSeconds": 120, "drainTimeoutSeconds": 20})
+    world.running = 1
+    world.demand("gateway-a", coder=1)
+    asked = world.now
+    for _ in range(400):
+        world.renew()
+        world.run(seconds=0.5)
+        if world.active("coder")(world):
+            break
+
+    waited = (world.now - asked).total_seconds()
+    assert 60 < waited <= 120, "neither at once nor too late, though the drain took all it may"
+
+
+def test_an_urgent_request_is_next_though_others_came_before_it() -> None:
+    world = serving_world(swap={"maxWaitSeconds": 600})
+    world.running = 1
+    world.demand("gateway-a", coder=1)
+    world.run(seconds=5)
+    world.demand("gateway-b", llava=1)
+    (entry,) = [each for each in world.raw_spec["requests"] if each["requester"] == "gateway-b"]
+    entry["models"][0]["priority"] = "high"
+    world.running = 0
     world.run(until=lambda world: world.status.current_swap is not None)
+
+    assert world.status.target_model == "llava"
+
+
+def test_a_wait_for_a_busy_model_costs_one_write() -> None:
+    world = serving_world(swap={"maxWaitSeconds": 600})
+    world.running = 1
+    world.run(seconds=2)
+    writes = world.status_writes
+    world.demand("gateway-a", coder=1)
+    for second in range(25):
+        world.running = 1 + second % 2
+        world.finished += 1
+        world.run(seconds=1)
+
+    assert world.status.active_model == "mistral"
+    assert world.status_writes == writes + 1
 
 
 def test_another_drain_budget_restarts_nothing() -> None:

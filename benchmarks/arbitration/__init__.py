@@ -1,0 +1,1 @@
+"""The operator's arbitration beside other disciplines, in simulated time."""
