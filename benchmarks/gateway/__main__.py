@@ -1,9 +1,7 @@
 """`make bench-gateway`: everything in one run. --quick and --only are for a look in between."""
 
 import sys
-import tempfile
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +16,7 @@ from benchmarks.gateway.processes import (
     free_port,
     rest_on_core,
     wait_until_it_answers,
+    working_directory,
 )
 
 
@@ -42,8 +41,7 @@ async def _run(quick: bool, wanted: list[str], names: list[str]) -> None:
 
     figures: dict[str, Any] = {}
     versions: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="bench-gateway-") as directory:
-        files = Path(directory)
+    with working_directory() as files:
         async with AsyncExitStack() as stack:
             engine = free_port()
             log = files / "engine.log"

@@ -3,9 +3,11 @@
 import asyncio
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +34,23 @@ def free_port() -> int:
 def rest_on_core(core: int) -> None:
     """Pin this process to one core."""
     os.sched_setaffinity(0, {core})
+
+
+_WORKING_DIRECTORIES: Final = "bench-gateway-"
+
+
+@contextmanager
+def working_directory() -> Iterator[Path]:
+    """Make a directory for a run; what a run that was killed has left goes as well."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_WORKING_DIRECTORIES}*"):
+        if not Path("/proc", left.name.removeprefix(_WORKING_DIRECTORIES)).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    directory = Path(tempfile.gettempdir(), f"{_WORKING_DIRECTORIES}{os.getpid()}")
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

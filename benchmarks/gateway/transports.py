@@ -8,7 +8,6 @@ least. `serve` is the proxy itself, as a program of its own.
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -30,6 +29,7 @@ from benchmarks.gateway.processes import (
     free_port,
     rest_on_core,
     wait_until_it_answers,
+    working_directory,
 )
 from modelserving_gateway.api.headers import RawHeaders
 from modelserving_gateway.engine.connection import EngineExchange
@@ -185,8 +185,7 @@ def measure(rounds: Annotated[int, typer.Option(min=1)] = _ROUNDS) -> None:
 
 async def _measure(rounds: int) -> dict[str, tuple[float, float]]:
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in _POSTS}
-    with tempfile.TemporaryDirectory(prefix="bench-transports-") as directory:
-        files = Path(directory)
+    with working_directory() as files:
         engine = free_port()
         argv = [sys.executable, "-m", "benchmarks.gateway.engine", str(engine)]
         log = files / "engine.log"

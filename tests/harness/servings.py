@@ -71,7 +71,7 @@ def sim_modelserving(
             for model in models
         ],
         # Tests ask one model after the other; nobody wants to wait for residency.
-        "swap": {"minResidencySeconds": 0, "maxWaitSeconds": 30, **(swap or {})},
+        "swap": {"minResidencySeconds": 0, "maxWaitSeconds": 120, **(swap or {})},
     }
     if default_model is not None:
         spec["defaultModel"] = default_model

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
+from modelserving_api.priority import Priority
 from modelserving_gateway.access.keys import Key, Keys
 from modelserving_gateway.access.rate import MinuteRate
 from modelserving_gateway.api import errors
-from modelserving_gateway.api.priority import Priority
 
 _BEARER: Final = b"bearer"
 _UNCOUNTED: Final = nullcontext()

@@ -12,8 +12,8 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
+from modelserving_api.priority import Priority
 from modelserving_gateway.access.keys import Key
-from modelserving_gateway.api.priority import Priority
 
 _PREFIX: Final = "ms-"
 """So that scanners for leaked secrets can be told what to look for."""

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from modelserving_gateway.api.priority import Priority
+from modelserving_api.priority import Priority
 
 _LONGEST_KEY: Final = 512
 """Bytes of a key that a client may present; ours have 46."""

@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from modelserving_api.priority import Priority, at_most
 from modelserving_gateway.api.errors import invalid_header
 from modelserving_gateway.api.headers import RawHeaders
-from modelserving_gateway.api.priority import Priority, at_most
 
 _PREFIX: Final = b"x-modelserving-"
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from modelserving_api.names import GROUP, KIND, VERSION
+from modelserving_api.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Demand:
 
     waiting: int
     since: datetime
+    priority: Priority = Priority.NORMAL
+    """The most urgent class that waits."""
 
 
 DemandByModel = Mapping[str, Demand]
@@ -27,7 +30,7 @@ impatient client may cost the API server ten writes a second, not hundreds."""
 
 _COUNT_INTERVAL_SECONDS: Final = 1.0
 """Between a write and the next one that tells only another count: the operator decides by what is
-wanted and since when; how many is worth less."""
+wanted, since when and how urgently; how many is worth less."""
 
 
 def seconds_until_write(
@@ -41,6 +44,8 @@ def seconds_until_write(
         return max(0.0, _MIN_INTERVAL_SECONDS - since_write)
     if not wanted:
         return None
+    if any(published[model].priority is not wanted[model].priority for model in wanted):
+        return max(0.0, _MIN_INTERVAL_SECONDS - since_write)
     if any(_differs_much(published[model].waiting, wanted[model].waiting) for model in wanted):
         return max(0.0, min(_COUNT_INTERVAL_SECONDS, renew) - since_write)
     return max(0.0, renew - since_write)
@@ -66,7 +71,12 @@ def entry_to_apply(
         "requester": requester,
         "renewTime": _timestamp(renew_time),
         "models": [
-            {"name": model, "waiting": demand.waiting, "since": _timestamp(demand.since)}
+            {
+                "name": model,
+                "waiting": demand.waiting,
+                "since": _timestamp(demand.since),
+                "priority": demand.priority.value,
+            }
             for model, demand in sorted(wanted.items())
         ],
     }

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from modelserving_api.priority import HANDICAP_SECONDS, Priority
 from modelserving_gateway.api import errors
-from modelserving_gateway.api.priority import HANDICAP_SECONDS, Priority
 from modelserving_gateway.cluster.catalog import Catalog
 from modelserving_gateway.cluster.demand import Demand
 from modelserving_gateway.turns.engines import Engines
@@ -172,7 +172,7 @@ class Dispatcher:
         """Return what the queue holds of a request that arrived at a time of time.monotonic."""
         waited = timedelta(seconds=time.monotonic() - arrived)
         due = arrived + HANDICAP_SECONDS[priority]
-        return Held(sequence, model, size, _now() - waited, due)
+        return Held(sequence, model, size, _now() - waited, priority, due)
 
     def turn_at_once(self, model: str) -> Turn | None:
         """Return a turn when the model is served, there is room, and nobody waits for it."""

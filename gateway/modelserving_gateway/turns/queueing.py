@@ -1,13 +1,15 @@
 """The queue of held requests: earliest due first for each model, bounded in number and bytes.
 
 Pure: it neither waits nor knows of sockets. Each operation keeps R5 (nothing is dropped silently)
-and R6 (what waits is bounded). Why "due" and not a class's queue: priority.py.
+and R6 (what waits is bounded). Why "due" and not a queue for each class: modelserving_api.priority.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+
+from modelserving_api.priority import Priority, most_urgent
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Held:
     size: int
     """Bytes of its body, kept in memory while it waits."""
     arrived: datetime
+    priority: Priority = Priority.NORMAL
     due: float = 0.0
     """Its arrival by a clock that never goes back, and the handicap of its class, in seconds."""
 
@@ -48,6 +51,8 @@ class Waiting:
     count: int
     size: int
     oldest: datetime
+    priority: Priority = Priority.NORMAL
+    """The most urgent class of it."""
 
 
 class QueueFullError(Exception):
@@ -62,12 +67,15 @@ class _Queue:
     sequences: list[int] = field(default_factory=list)
     held: dict[int, Held] = field(default_factory=dict)
     size: int = 0
+    classes: dict[Priority, int] = field(default_factory=dict)
+    """How many of each class."""
 
     def add(self, held: Held) -> None:
         insort(self.places, held.place)
         insort(self.sequences, held.sequence)
         self.held[held.sequence] = held
         self.size += held.size
+        self.classes[held.priority] = self.classes.get(held.priority, 0) + 1
 
     def remove(self, sequence: int) -> bool:
         held = self.held.pop(sequence, None)
@@ -76,7 +84,13 @@ class _Queue:
         del self.places[bisect_left(self.places, held.place)]
         del self.sequences[bisect_left(self.sequences, sequence)]
         self.size -= held.size
+        self.classes[held.priority] -= 1
         return True
+
+    def told(self) -> Waiting:
+        """Return what it comes to."""
+        urgent = most_urgent(each for each, count in self.classes.items() if count)
+        return Waiting(len(self.held), self.size, self.held[self.sequences[0]].arrived, urgent)
 
 
 class HeldRequests:
@@ -145,10 +159,7 @@ class HeldRequests:
 
     def waiting(self) -> dict[str, Waiting]:
         """Return what waits, by model."""
-        return {
-            model: Waiting(len(queue.held), queue.size, queue.held[queue.sequences[0]].arrived)
-            for model, queue in self._queues.items()
-        }
+        return {model: queue.told() for model, queue in self._queues.items()}
 
     @property
     def size(self) -> int:

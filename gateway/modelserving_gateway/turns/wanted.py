@@ -29,5 +29,5 @@ def demand_by_serving(
         if isinstance(decision, Refuse):
             continue
         serving = decision.serving if isinstance(decision, Hold) else decision.targets[0].serving
-        demand.setdefault(serving, {})[model] = Demand(queue.count, queue.oldest)
+        demand.setdefault(serving, {})[model] = Demand(queue.count, queue.oldest, queue.priority)
     return demand

@@ -1,16 +1,28 @@
-"""One table of priority classes, as both programs use it."""
+"""The priority classes that both programs order by."""
 
-from modelserving_api.priority import HANDICAP_SECONDS, Priority
-from modelserving_gateway.api import priority as of_the_gateway
+import pytest
 
+from modelserving_api.priority import HANDICAP_SECONDS, Priority, at_most, most_urgent
 
-def test_both_programs_order_by_the_same_due_dates() -> None:
-    theirs = {each.value: seconds for each, seconds in of_the_gateway.HANDICAP_SECONDS.items()}
-
-    assert theirs == {each.value: seconds for each, seconds in HANDICAP_SECONDS.items()}
+HIGH, NORMAL, LOW = Priority
 
 
 def test_the_classes_are_listed_from_the_most_urgent_one_on() -> None:
     handicaps = [HANDICAP_SECONDS[each] for each in Priority]
 
     assert handicaps == sorted(handicaps)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "allowed", "expected"),
+    [(HIGH, LOW, LOW), (HIGH, NORMAL, NORMAL), (LOW, HIGH, LOW), (NORMAL, NORMAL, NORMAL)],
+)
+def test_nobody_gets_a_higher_class_than_is_allowed(
+    wanted: Priority, allowed: Priority, expected: Priority
+) -> None:
+    assert at_most(wanted, allowed) is expected
+
+
+def test_the_most_urgent_class_stands_for_all() -> None:
+    assert most_urgent([LOW, HIGH, NORMAL]) is HIGH
+    assert most_urgent([LOW]) is LOW

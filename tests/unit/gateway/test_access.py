@@ -10,12 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelserving_api.priority import Priority
 from modelserving_gateway.access import key_command
 from modelserving_gateway.access.access import ANONYMOUS, Access, Caller
 from modelserving_gateway.access.keys import KeysError, read_keys
 from modelserving_gateway.access.rate import WINDOW_SECONDS, MinuteRate
 from modelserving_gateway.api.errors import ApiError
-from modelserving_gateway.api.priority import Priority
 
 KEY = "ms-alice"
 OTHER = "ms-bob"

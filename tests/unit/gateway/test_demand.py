@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserving_api import ModelServingSpec
+from modelserving_api.priority import Priority
 from modelserving_gateway.cluster.catalog import Catalog, read_serving
 from modelserving_gateway.cluster.demand import (
     Demand,
@@ -24,6 +25,15 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 def waiting(**counts: int) -> dict[str, Waiting]:
     return {model: Waiting(count, 10, NOW) for model, count in counts.items()}
+
+
+def test_the_entry_tells_the_most_urgent_class() -> None:
+    wanted = {"a": Demand(2, NOW, Priority.LOW)}
+    body = entry_to_apply(
+        serving="l4", uid="u", requester="gateway-0", wanted=wanted, renew_time=NOW
+    )
+    spec = serving("l4", {"a": []})["spec"] | body["spec"]
+    assert ModelServingSpec.model_validate(spec).requests[0].models[0].priority is Priority.LOW
 
 
 def demands(**counts: int) -> dict[str, Demand]:
@@ -60,6 +70,13 @@ def test_demand_is_written_when_it_appears_changes_much_ends_or_must_be_renewed(
 ) -> None:
     seconds = seconds_until_write(demands(**published), demands(**wanted), age, renew=10)
     assert seconds == (None if expected is None else pytest.approx(expected))
+
+
+def test_another_class_is_told_at_once() -> None:
+    published = {"a": Demand(2, NOW), "b": Demand(1, NOW)}
+    wanted = {"a": Demand(2, NOW, Priority.HIGH), "b": Demand(1, NOW)}
+    assert seconds_until_write(published, wanted, 4, renew=10) == 0
+    assert seconds_until_write(published, wanted, 0.04, renew=10) == pytest.approx(0.06)
 
 
 COUNTS = st.dictionaries(st.sampled_from("abc"), st.integers(1, 1000), max_size=3)

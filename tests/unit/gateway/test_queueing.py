@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
-from modelserving_gateway.api.priority import HANDICAP_SECONDS, Priority
+from modelserving_api.priority import HANDICAP_SECONDS, Priority, most_urgent
 from modelserving_gateway.turns.queueing import Held, HeldRequests, Limits, QueueFullError
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
@@ -19,7 +19,7 @@ def held(
 ) -> Held:
     """Return the request that arrived as the so-many-eth, one a second."""
     due = sequence + HANDICAP_SECONDS[priority]
-    return Held(sequence, model, size, START + timedelta(seconds=sequence), due)
+    return Held(sequence, model, size, START + timedelta(seconds=sequence), priority, due)
 
 
 def test_a_request_that_was_put_back_is_at_its_old_place() -> None:
@@ -169,6 +169,7 @@ class Life(RuleBasedStateMachine):
             assert [self.queue.ahead_of(each) for each in expected] == list(range(len(expected)))
             assert queue.count == len(expected)
             assert queue.size == sum(each.size for each in expected)
+            assert queue.priority is most_urgent(each.priority for each in expected)
             assert queue.oldest == min(each.arrived for each in expected)
         assert len(self.queue) == len(self.inside)
         assert self.queue.size == sum(each.size for each in self.inside)
@@ -183,7 +184,7 @@ def test_nobody_is_overtaken_by_what_arrives_more_than_the_largest_handicap_late
     for sequence, (priority, pause) in enumerate(arrivals):
         clock += pause
         arrived[sequence] = clock
-        queue.admit(Held(sequence, "a", 0, START, clock + HANDICAP_SECONDS[priority]))
+        queue.admit(Held(sequence, "a", 0, START, priority, clock + HANDICAP_SECONDS[priority]))
     order = [each.sequence for each in queue.in_order("a")]
     for place, sequence in enumerate(order):
         for before in order[:place]:

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from modelserving_gateway.api.priority import Priority
+from modelserving_api.priority import Priority
 from modelserving_gateway.cluster.catalog import Catalog, read_serving
 from modelserving_gateway.turns.dispatch import Dispatcher, Turn, Waiter
 from modelserving_gateway.turns.queueing import Held, Limits, QueueFullError

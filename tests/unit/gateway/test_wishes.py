@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelserving_api.priority import Priority
 from modelserving_gateway.api.errors import ApiError
-from modelserving_gateway.api.priority import Priority
 from modelserving_gateway.api.wishes import Wishes, read_wishes
 from tests.unit.gateway.conftest import CHAT, Running, Start, eventually
 from tests.unit.gateway.fakes import Connection, Engine, FakeCluster, echo, serving
