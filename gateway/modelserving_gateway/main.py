@@ -4,6 +4,7 @@ All wiring is in `serve`, which the tests run as it is, with another cluster.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -225,12 +226,25 @@ def main() -> None:
             sys.stderr.write(f"{name}: {problem['msg']}\n")
         sys.exit(2)
     _configure_logging(settings)
+    _collect_garbage_rarely()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+
+
+def _collect_garbage_rarely() -> None:
+    """Spare what lives for ever, and requests, the search for cycles, of which they have none.
+
+    Python looks through its youngest objects after each 700 new ones: eight requests. That was a
+    sixth of the CPU time of a request (125 µs, 106 without). What is in a cycle after all, such as
+    an exception's traceback, is found later.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _configure_logging(settings: Settings) -> None:
