@@ -20,7 +20,8 @@ _MAX_WHOLE_ANSWER: Final = 4_194_304
 a 502. No completion is larger; of a larger batch of embeddings the rest is streamed."""
 
 _MAX_WHOLE_ANSWERS: Final = 67_108_864
-"""64 MiB of answers that are being collected, all together: above it they are streamed, too."""
+"""64 MiB of such answers, all together, until clients have taken them: above it the next ones are
+streamed, too."""
 
 _NO_ROUTE: Final = b'{"detail":"Not Found"}'
 """FastAPI's, and so vLLM's, where the kind of model that it serves has no such path."""
@@ -28,9 +29,33 @@ _NO_ROUTE: Final = b'{"detail":"Not Found"}'
 
 @dataclass(slots=True)
 class Collected:
-    """Bytes of all answers that are collected now; one for each gateway."""
+    """Bytes of all plain answers that are in memory now; one for each gateway."""
 
     size: int = 0
+
+    def one(self) -> "_Share":
+        """Return what one answer takes, until its block ends."""
+        return _Share(self)
+
+
+class _Share:
+    __slots__ = ("_collected", "size")
+
+    def __init__(self, collected: Collected) -> None:
+        self._collected = collected
+        self.size = 0
+
+    def add(self, size: int) -> bool:
+        """Count so many bytes; say whether there may be more."""
+        self.size += size
+        self._collected.size += size
+        return self.size <= _MAX_WHOLE_ANSWER and self._collected.size <= _MAX_WHOLE_ANSWERS
+
+    def __enter__(self) -> "_Share":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._collected.size -= self.size
 
 
 @dataclass(slots=True)
@@ -44,13 +69,17 @@ class Asked:
     """Puts in the name that the client used, where it was another one."""
 
 
+Begun = Callable[[bool], None]
+
+
 async def pass_on(
-    client: Client, answer: Answer, asked: Asked, collected: Collected, begun: Callable[[], None]
+    client: Client, answer: Answer, asked: Asked, collected: Collected, begun: Begun
 ) -> None:
     """Pass an answer on. Raises UpstreamError, ClientLeftError, or ApiError for the engine's own.
 
     ApiError is raised where the answer as it is would say nothing to the client. `begun` is called
-    when it is clear that this is an answer, and not an engine's way to turn a request down.
+    when it is clear that this is an answer, and not an engine's way to turn a request down; it is
+    told whether the engine is done with it.
     """
     content_type = headers.first(answer.headers, b"content-type")
     content_encoding = headers.first(answer.headers, b"content-encoding")
@@ -61,36 +90,45 @@ async def pass_on(
     if is_events and (client.sent is Sent.NOTHING or answer.status == 200):
         await _pass_events(client, answer, names, begun)
         return
-    body, whole = await _beginning(answer, collected)
-    if whole:
-        _require_answer(answer.status, body, asked)
-    begun()
-    if client.sent is Sent.NOTHING:
-        await _pass_plain(client, answer, asked, names, (body, whole))
-    else:
-        await _pass_as_event(client, answer, asked, names, (body, whole))
+    with collected.one() as share:
+        body, whole = await _beginning(answer, share)
+        if whole:
+            _require_answer(answer.status, body, asked)
+        begun(whole)
+        if client.sent is Sent.NOTHING:
+            await _pass_plain(client, answer, asked, names, (body, whole))
+        else:
+            await _pass_as_event(client, answer, asked, names, (body, whole))
 
 
 async def _pass_events(
-    client: Client, answer: Answer, names: AnswerModel | None, begun: Callable[[], None]
+    client: Client, answer: Answer, names: AnswerModel | None, begun: Begun
 ) -> None:
     lines = sse.WholeLines()
     has_begun = False
     async for chunk in answer.chunks():
         events = lines.feed(chunk)
+        if not events:
+            continue  # Not a line yet: what it will say is not known.
         passed_on = before_departure(events)
         if not has_begun:
             if passed_on == b"":
                 raise UpstreamError(FailureKind.LOST, "it gave up before its answer")
-            if client.sent is Sent.NOTHING:
-                await client.start(answer.status, headers.to_client(answer.headers), Sent.EVENTS)
             has_begun = True
-            begun()
+            await _begin_events(client, answer, begun)
         if passed_on is not None:
             await client.write(_named(passed_on, names))
             raise UpstreamError(FailureKind.LOST, "it gave up amid its answer", amid_answer=True)
         await client.write(_named(events, names))
+    if not has_begun:
+        await _begin_events(client, answer, begun)
     await client.finish(_named(lines.finish(), names))
+
+
+async def _begin_events(client: Client, answer: Answer, begun: Begun) -> None:
+    if client.sent is Sent.NOTHING:
+        await client.start(answer.status, headers.to_client(answer.headers), Sent.EVENTS)
+    begun(False)
 
 
 def _named(events: bytes, names: AnswerModel | None) -> bytes:
@@ -157,22 +195,17 @@ async def _pass_as_event(
     await client.finish(sse.event(named))
 
 
-async def _beginning(answer: Answer, collected: Collected) -> tuple[bytes, bool]:
+async def _beginning(answer: Answer, share: _Share) -> tuple[bytes, bool]:
     """Read until the end, or until there is more than may be kept; say whether all is read."""
     if (body := answer.whole()) is not None:
+        share.add(len(body))
         return body, True
     parts: list[bytes] = []
-    size = 0
-    try:
-        async for chunk in answer.chunks():
-            parts.append(chunk)
-            size += len(chunk)
-            collected.size += len(chunk)
-            if size > _MAX_WHOLE_ANSWER or collected.size > _MAX_WHOLE_ANSWERS:
-                return b"".join(parts), False
-        return b"".join(parts), True
-    finally:
-        collected.size -= size
+    async for chunk in answer.chunks():
+        parts.append(chunk)
+        if not share.add(len(chunk)):
+            return b"".join(parts), False
+    return b"".join(parts), True
 
 
 def _require_answer(status: int, body: bytes, asked: Asked) -> None:

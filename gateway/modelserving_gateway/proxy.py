@@ -83,7 +83,8 @@ class Proxy:
         except ClientLeftError:
             client.status = CLIENT_LEFT_STATUS
         except ApiError as error:
-            exchange.error = error
+            # The traceback's frames hold the exchange, and so the error: a cycle.
+            exchange.error = error.with_traceback(None)
             if not isinstance(error, EngineError):
                 self._metrics.rejected.labels(error.code).inc()
             await _tell(exchange, error)
@@ -324,14 +325,20 @@ class Proxy:
                     await exchange.keepalive.end()
                 asked = Asked(exchange.model, exchange.route.path, exchange.names)
                 await pass_on(
-                    client, answer, asked, self._collected, lambda: self._begun(exchange, turn)
+                    client,
+                    answer,
+                    asked,
+                    self._collected,
+                    lambda done: self._begun(exchange, turn, done=done),
                 )
         finally:
             counted.in_flight -= 1
 
-    def _begun(self, exchange: Exchange, turn: Turn) -> None:
-        """Note that it is an answer that comes."""
+    def _begun(self, exchange: Exchange, turn: Turn, *, done: bool) -> None:
+        """Note that it is an answer that comes; a client that is slow to take it keeps nobody."""
         turn.answered()
+        if done:
+            turn.end()
         if exchange.fell_back:
             asked = self._dispatcher.catalog.model_called(exchange.asked)
             self._metrics.fallbacks.labels(asked or "", exchange.model).inc()

@@ -176,6 +176,9 @@ class ServerExchange:
         if not self.disconnected:
             self._start(status, headers)
             self._write(body, more=False)
+        if self._flow.write_paused and not self.disconnected:
+            # A large answer counts as memory that is in use until its client has taken it.
+            await self._flow.drain()
 
     async def send(self, message: dict[str, Any]) -> None:
         """Send a part of the answer; waits while the client takes nothing."""

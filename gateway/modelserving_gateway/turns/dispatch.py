@@ -39,6 +39,7 @@ class Turn:
     def __init__(self, dispatcher: "Dispatcher", target: Target) -> None:
         self.target = target
         self._dispatcher = dispatcher
+        self._over = False
         dispatcher.engines.begin(target.endpoint)
 
     def __enter__(self) -> "Turn":
@@ -48,7 +49,10 @@ class Turn:
         self.end()
 
     def end(self) -> None:
-        """Make room for the next request."""
+        """Make room for the next request; a second time it does nothing."""
+        if self._over:
+            return
+        self._over = True
         self._dispatcher.end_turn(self.target.endpoint)
 
     def answered(self) -> None:

@@ -58,6 +58,14 @@ async def dies_in_its_first_event(connection: Connection) -> None:
     await connection.chunk(b"")
 
 
+async def dies_in_its_first_event_in_two_pieces(connection: Connection) -> None:
+    await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+    await connection.chunk(b'data: {"error": {"mess')
+    await asyncio.sleep(0.02)  # so that they arrive apart
+    await connection.chunk(b'age": "EngineCore encountered an issue."}}\n\n')
+    await connection.chunk(b"")
+
+
 BEFORE_THE_FIRST_BYTE = {
     "reset": dies_unheard,
     "closed": closes_unheard,
@@ -67,6 +75,7 @@ BEFORE_THE_FIRST_BYTE = {
     "given up": gives_up,
     "stream given up": gives_up_a_stream_at_once,
     "stream of a dead core": dies_in_its_first_event,
+    "stream of a dead core in pieces": dies_in_its_first_event_in_two_pieces,
     "core died": turns_down("EngineCore encountered an issue. See stack trace (above)"),
 }
 

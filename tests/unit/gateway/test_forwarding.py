@@ -512,6 +512,22 @@ async def test_a_resident_model_is_never_remembered_beyond_the_watch(
     await coder.stop()
 
 
+@pytest.mark.parametrize("said", [b"data: 1", b""], ids=["no line end", "nothing"])
+async def test_a_stream_that_ends_without_a_line_end_is_passed_on_as_it_is(
+    start: Start, engine: Engine, said: bytes
+) -> None:
+    async def says(connection: Connection) -> None:
+        await connection.head(content_type="text/event-stream", transfer_encoding="chunked")
+        if said:
+            await connection.chunk(said)
+        await connection.chunk(b"")
+
+    engine.behaviour = says
+    gateway = await start(active(engine))
+    answer = await gateway.ask(stream=True)
+    assert (answer.status_code, answer.content) == (200, said)
+
+
 async def test_a_large_plain_answer_is_streamed_with_its_length(
     start: Start, engine: Engine
 ) -> None:

@@ -323,6 +323,34 @@ async def test_a_client_that_takes_nothing_is_let_go_of(start: Start, engine: En
     client.writer.close()
 
 
+async def test_an_answer_that_nobody_takes_counts_as_memory_and_keeps_no_turn(
+    start: Start, engine: Engine
+) -> None:
+    size = 4_000_000
+
+    async def large(connection: Connection) -> None:
+        await connection.answer(b"x" * size)
+
+    async def answer_bytes() -> float:
+        text = (await gateway.client.get("/metrics")).text
+        (line,) = (each for each in text.splitlines() if each.startswith(_ANSWER_BYTES))
+        return float(line.split()[1])
+
+    engine.next = [large]
+    gateway = await start(active(engine), max_in_flight=1)
+    client = await Raw.to(gateway, limit=1024)
+    client.send(chat())
+    await eventually(lambda: engine.requests)
+    assert (await gateway.ask()).status_code == 200
+    assert await answer_bytes() == size
+    client.writer.transport.abort()
+    await eventually(lambda: gateway.gateway.in_flight == 0)
+    assert await answer_bytes() == 0
+
+
+_ANSWER_BYTES = "modelserving_gateway_answer_bytes "
+
+
 async def test_a_client_that_is_only_slow_gets_everything(start: Start, engine: Engine) -> None:
     size = 12_000_000
 
