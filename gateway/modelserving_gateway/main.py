@@ -244,7 +244,7 @@ def _collect_garbage_rarely() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
+    gc.set_threshold(10_000, 5, 5)
 
 
 def _configure_logging(settings: Settings) -> None:

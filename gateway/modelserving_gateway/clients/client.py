@@ -127,7 +127,11 @@ class Client:
             return
         # As asyncio.timeout does it: only if nobody else has cancelled the task, too.
         if task.uncancel() <= 0 and isinstance(error, asyncio.CancelledError):
-            raise self._interruption from None
+            interruption, self._interruption = self._interruption, None
+            try:
+                raise interruption from None
+            finally:
+                del interruption  # Its traceback holds this frame: a cycle.
 
     def _left(self) -> None:
         self.interrupt(ClientLeftError())
