@@ -19,7 +19,7 @@ from modelserving_gateway.api.body_budget import BodyBudget, Share
 from modelserving_gateway.api.errors import ApiError, EngineError
 from modelserving_gateway.api.surface import Forwarded
 from modelserving_gateway.api.wishes import read_wishes
-from modelserving_gateway.clients.client import Client, ClientLeftError
+from modelserving_gateway.clients.client import FAILING_SECONDS, Client, ClientLeftError
 from modelserving_gateway.engine.upstream import FailureKind, UpstreamError, Upstreams
 from modelserving_gateway.exchange import Exchange
 from modelserving_gateway.keepalive import KeepAlive
@@ -355,7 +355,12 @@ class Proxy:
 
 async def _tell(exchange: Exchange, error: ApiError) -> None:
     if exchange.keepalive is not None:
-        await exchange.keepalive.end()
+        # What it is writing is finished first, unless the client takes nothing.
+        try:
+            async with asyncio.timeout(FAILING_SECONDS):
+                await exchange.keepalive.end()
+        except TimeoutError:
+            exchange.keepalive.cancel()
     await exchange.client.fail(error)
 
 

@@ -20,7 +20,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_FAILING_SECONDS: Final = 5.0
+FAILING_SECONDS: Final = 2.5
 """To tell an error to a client, the discarding of its body included."""
 
 _DISCARD_SECONDS: Final = 2.0
@@ -180,7 +180,7 @@ class Client:
         """
         # Nobody attends this client any more: one that does not read must not be waited for.
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FAILING_SECONDS):
+            async with asyncio.timeout(FAILING_SECONDS):
                 await self._tell(error)
 
     async def _tell(self, error: ApiError) -> None:

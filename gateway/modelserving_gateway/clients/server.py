@@ -21,7 +21,12 @@ from uvicorn.server import ServerState
 
 from modelserving_gateway.api import errors
 from modelserving_gateway.api.errors import ApiError
-from modelserving_gateway.clients.server_exchange import EXTENSION, ServerExchange, status_line
+from modelserving_gateway.clients.server_exchange import (
+    EXTENSION,
+    PAUSE_ABOVE,
+    ServerExchange,
+    status_line,
+)
 
 _LINGER_SECONDS: Final = 2.0
 """How long a refused client's bytes are still taken (and thrown away), so that it gets to read the
@@ -36,10 +41,9 @@ _CLIENT_TCP_OPTIONS: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
-"""A client whose host is gone says nothing: it is noticed after a minute, and its place in a queue
-is free."""
+"""A client whose host is gone says nothing: after half a minute it is asked. What ends it then is
+TCP_USER_TIMEOUT, which goes before the number of probes: the time for a client that stalls."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
         # For what has left us and is never acknowledged: a client that vanished, or reads nothing.
         milliseconds = int(self._bounds.stalled_seconds * 1000)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        if len(self.connections) > self._bounds.max_connections:
+        full = len(self.connections) > self._bounds.max_connections
+        if full and not self._close_idlest():
             self._refuse(errors.too_many_connections(self._bounds.max_connections))
         else:
             self._become_idle()
@@ -231,7 +236,7 @@ class BoundedProtocol(HttpToolsProtocol):
             },
             self.transport,
             self.flow,
-            self.server_state.default_headers,
+            self.server_state,
             self.on_response_complete,
             keep_alive=version == "1.1" and self.parser.should_keep_alive(),
             expects_continue=self.expect_100_continue,
@@ -242,14 +247,20 @@ class BoundedProtocol(HttpToolsProtocol):
             self._answer(exchange)
         else:
             self._pipelined.append(exchange)
-            if len(self._pipelined) == _MOST_SENT_AHEAD:
+            if len(self._pipelined) > _MOST_SENT_AHEAD:
                 self._stop_after_this_answer()
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
         self._body_came = True
-        if self.cycle is not None and not self._refused and not self.cycle.response_complete:
-            self.cycle.take(body)
+        exchange = self.cycle
+        if exchange is None or self._refused or exchange.response_complete:
+            return
+        if exchange is not self._answering and exchange.unread + len(body) > PAUSE_ABOVE:
+            # Reading goes on, or nobody would notice that the client leaves.
+            self._stop_after_this_answer()
+            return
+        exchange.take(body)
 
     def on_message_complete(self) -> None:
         """A request is whole."""
@@ -279,9 +290,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for one."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._answering is None:
             return
-        if self._pipelined:
+        if not self._answering.keep_alive:
+            self._close_after_answer(self._answering)
+        elif self._pipelined:
             self._answer(self._pipelined.popleft())
         else:
             self.flow.resume_reading()
@@ -302,11 +315,28 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being received or answered."""
+        busy = self._answering is not None and not self._answering.response_complete
+        return not (busy or self._in_head or self._refused or self.transport.is_closing())
+
+    def _close_idlest(self) -> bool:
+        """Make room for this connection where another one only waits; say whether there was one."""
+        idle = [
+            each
+            for each in self.connections
+            if isinstance(each, BoundedProtocol) and each is not self and each.is_idle
+        ]
+        if not idle:
+            return False
+        min(idle, key=lambda each: each._idle_since).transport.close()
+        return True
+
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that has been idle for too long."""
         self.timeout_keep_alive_task = None
-        busy = self._answering is not None and not self._answering.response_complete
-        if busy or self._in_head or self.transport.is_closing():
+        if not self.is_idle:
             return  # The end of the answer starts the timer again; a head has one of its own.
         left = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:
@@ -376,9 +406,7 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         lines.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         self.transport.write(b"".join((*lines, body)))
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+        self._linger()
 
     def _stop_after_this_answer(self) -> bool:
         """Read nothing more; say whether nothing is being answered, so that one may write."""
@@ -388,9 +416,26 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
         if self._answering is None or self._answering.response_complete:
             return first_time
+        if self._pipelined and not self._pipelined[-1].whole:
+            self._pipelined.pop()  # Nothing more of it will be read.
         last = self._pipelined[-1] if self._pipelined else self._answering
         last.keep_alive = False
         return False
+
+    def _close_after_answer(self, exchange: ServerExchange) -> None:
+        self._pipelined.clear()
+        if exchange.whole:
+            self.transport.close()
+            return
+        # It still sends: closing now would reset the connection, and the answer be lost.
+        self._refused = True
+        self.flow.resume_reading()
+        self._linger()
+
+    def _linger(self) -> None:
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
 from modelserving_gateway.api.headers import RawHeaders
 
@@ -17,7 +18,7 @@ EXTENSION: Final = "modelserving.exchange"
 """Where in the scope's extensions an application finds the exchange itself, for what ASGI cannot
 say: the whole body at once, and a call instead of a task when the client leaves."""
 
-_PAUSE_ABOVE: Final = 65_536
+PAUSE_ABOVE: Final = 65_536
 """64 KiB of a request's body that nobody has read yet: then the client must wait."""
 
 _JOIN_BELOW: Final = 65_536
@@ -45,7 +46,6 @@ class ServerExchange:
         "_bodiless",
         "_body",
         "_chunked",
-        "_default_headers",
         "_delivered",
         "_expected",
         "_expects_continue",
@@ -54,8 +54,8 @@ class ServerExchange:
         "_head",
         "_http_version",
         "_received",
+        "_server_state",
         "_transport",
-        "_unread",
         "_until_close",
         "disconnected",
         "keep_alive",
@@ -63,6 +63,7 @@ class ServerExchange:
         "response_complete",
         "response_started",
         "scope",
+        "unread",
         "whole",
     )
 
@@ -71,7 +72,7 @@ class ServerExchange:
         scope: dict[str, Any],
         transport: asyncio.Transport,
         flow: FlowControl,
-        default_headers: RawHeaders,
+        server_state: ServerState,
         finished: Callable[[], None],
         *,
         keep_alive: bool,
@@ -88,7 +89,7 @@ class ServerExchange:
         """Whether the whole body of the request is there."""
         self._transport = transport
         self._flow = flow
-        self._default_headers = default_headers
+        self._server_state = server_state
         self._finished = finished
         self._expects_continue = expects_continue
         self._http_version = scope["http_version"]
@@ -97,7 +98,8 @@ class ServerExchange:
         self._bodiless = scope["method"] == "HEAD"
         """Whether the answer has no body, whatever its head says of one."""
         self._body: list[bytes] = []
-        self._unread = 0
+        self.unread = 0
+        """Bytes of the body that the application has not read yet."""
         self._delivered = False
         """Whether the application has read the end of the body."""
         self._received: asyncio.Future[None] | None = None
@@ -110,8 +112,8 @@ class ServerExchange:
     def take(self, part: bytes) -> None:
         """Add a part of the body; the client must wait when too much is unread."""
         self._body.append(part)
-        self._unread += len(part)
-        if self._unread > _PAUSE_ABOVE:
+        self.unread += len(part)
+        if self.unread > PAUSE_ABOVE:
             self._flow.pause_reading()
         self._wake()
 
@@ -146,9 +148,9 @@ class ServerExchange:
 
     def _read(self) -> bytes:
         parts, self._body = self._body, []
-        if self._unread > _PAUSE_ABOVE:
+        if self.unread > PAUSE_ABOVE:
             self._flow.resume_reading()  # Else nobody would notice that the client leaves.
-        self._unread = 0
+        self.unread = 0
         self._delivered = self.whole
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -195,11 +197,15 @@ class ServerExchange:
         if self.response_started:
             raise RuntimeError("the answer has begun already")
         self.response_started = True
+        if self._expects_continue and not self.whole:
+            self.keep_alive = False  # Nobody knows whether the body still comes.
         lines = [_STATUS_LINES.get(status) or status_line(status)]
         length: int | None = None
-        for name, value in (*self._default_headers, *headers):
+        for name, value in (*self._server_state.default_headers, *headers):
             if name == b"content-length":
                 length = int(value)
+                if status in _NO_BODY:
+                    continue  # RFC 9110, section 8.6
             elif name == b"connection":
                 self.keep_alive = self.keep_alive and value.lower() != b"close"
                 continue
@@ -247,6 +253,4 @@ class ServerExchange:
             raise RuntimeError("the body is shorter than its content-length")
         self.response_complete = True
         self._wake()
-        if not self.keep_alive:
-            self._transport.close()
         self._finished()

@@ -28,10 +28,11 @@ _TCP_OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),
 )
 """A node that dies says nothing: without these a request would wait for the whole read timeout.
-After 15 s of silence three probes, 5 s apart; 30 s (in ms) for data that nobody acknowledges."""
+After 15 s of silence three probes, 5 s apart; 60 s (in ms) for data that nobody acknowledges, or
+that an engine does not read: one that is alive stands still for that long only if it is stuck."""
 
 
 class EngineExchange:
@@ -159,6 +160,7 @@ class Connection(asyncio.Protocol):
         "_reusable",
         "_timer",
         "_transport",
+        "_unsent",
         "idle_since",
     )
 
@@ -177,6 +179,7 @@ class Connection(asyncio.Protocol):
         self._framing_bytes = 0
         self._heard_at = 0.0
         self._read_timeout: float | None = None
+        self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -204,6 +207,7 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_later(read_timeout, self._check_silence)
         if len(content) > _PAUSE_ABOVE:
             self._transport.writelines((head, content))
+            self._unsent = self._transport.get_write_buffer_size()
         else:
             self._transport.write(head + content)
         return exchange
@@ -357,6 +361,12 @@ class Connection(asyncio.Protocol):
             return  # The next exchange starts the timer again.
         if self._paused:  # It is not the engine that is silent.
             self._heard_at = self._loop.time()
+        if self._unsent and self._transport is not None:
+            # While a large request is on its way the engine has nothing to say.
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._heard_at = self._loop.time()
+            self._unsent = unsent
         left = self._heard_at + self._read_timeout - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check_silence)

@@ -33,7 +33,8 @@ class EngineTransport:
         self._busy: dict[Connection, float] = {}
         """What carries a request, with the request's patience."""
         self._waiting: deque[asyncio.Future[Connection]] = deque()
-        """Requests without a connection yet, in their order."""
+        """Requests without a connection yet, in their order; each leaves by itself."""
+        self._connecting = 0
         self._opening: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._deadlines: dict[Connection, asyncio.TimerHandle] = {}
@@ -63,6 +64,9 @@ class EngineTransport:
         """
         head = _head(method, target, headers)
         connection = self._kept() or await self._next_connection(connect_timeout)
+        if not connection.usable:
+            connection.close()
+            raise httpx.ConnectError(f"{self._host}:{self._port} closed the connection at once")
         self._busy[connection] = patience
         exchange = connection.begin(method, head, content, read_timeout)
         if self._leaving:
@@ -127,6 +131,7 @@ class EngineTransport:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection] = loop.create_future()
         self._waiting.append(waiter)
+        self._connecting += 1
         opening = loop.create_task(self._open(timeout))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
@@ -134,11 +139,10 @@ class EngineTransport:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._give(waiter.result())
+                loop.call_soon(self._give, waiter.result())
             raise
         finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+            self._waiting.remove(waiter)
 
     async def _open(self, timeout: float | None) -> None:
         loop = asyncio.get_running_loop()
@@ -149,28 +153,34 @@ class EngineTransport:
                     lambda: Connection(loop, self._released), self._host, self._port
                 )
         except TimeoutError:
-            self._fail(httpx.ConnectTimeout(f"no connection to {where}"))
-        except OSError as error:
-            self._fail(httpx.ConnectError(str(error)))
+            self._opened(httpx.ConnectTimeout(f"no connection to {where}"))
+        except Exception as error:  # whatever it is, somebody waits
+            self._opened(httpx.ConnectError(f"no connection to {where}: {error}"))
         else:
-            if connection.usable:
-                connection.idle_since = loop.time()
-                self._give(connection)
-            else:
-                self._fail(httpx.ConnectError(f"{where} closed the connection at once"))
+            connection.idle_since = loop.time()
+            self._opened(connection)
 
-    def _fail(self, error: httpx.TransportError) -> None:
-        if self._waiting:
-            self._waiting.popleft().set_exception(error)
+    def _opened(self, result: Connection | httpx.TransportError) -> None:
+        """Hand on what has come of a connection.
+
+        A failure fails the first request in line, unless there are connections under way for all
+        that still wait: then what it was opened for has got another one, or has left.
+        """
+        self._connecting -= 1
+        if isinstance(result, Connection):
+            self._give(result)
+            return
+        waiting = [waiter for waiter in self._waiting if not waiter.done()]
+        if len(waiting) > self._connecting:
+            waiting[0].set_exception(result)
 
     def _give(self, connection: Connection) -> None:
         """Give a connection to the request that waits first, or keep it for the next one."""
-        while self._waiting:
-            waiter = self._waiting.popleft()
+        for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        if self._leaving:
+        if self._leaving or not connection.usable:
             connection.close()
             return
         self._idle.append(connection)

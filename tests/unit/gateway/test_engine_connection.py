@@ -281,6 +281,18 @@ async def test_silence_is_timed_from_the_last_byte_and_not_while_nobody_reads() 
     assert wire.transport.closed
 
 
+async def test_a_large_request_on_its_way_is_no_silence() -> None:
+    wire = Wire()
+    wire.transport.unsent = 1_000_000
+    exchange = wire.connection.begin(b"POST", b"head", b"x" * 1_000_000, 0.1)
+    for _ in range(4):
+        await asyncio.sleep(0.06)
+        wire.transport.unsent -= 200_000
+        assert not wire.transport.closed
+    with pytest.raises(httpx.ReadTimeout):
+        await exchange.answer_begins()
+
+
 async def test_an_idle_connection_is_not_timed() -> None:
     wire = Wire()
     exchange = wire.ask(read_timeout=0.05)

@@ -150,6 +150,54 @@ def test_a_request_that_leaves_while_it_connects_takes_nothing_with_it(
     run(scenario)
 
 
+def test_a_connection_that_nobody_needs_any_more_fails_nobody(
+    run: Callable[[Scenario], None],
+) -> None:
+    async def scenario(engine: Engine, transport: EngineTransport) -> None:
+        loop = asyncio.get_running_loop()
+        fail = asyncio.Event()
+
+        async def late(*arguments: Any, **options: Any) -> Any:
+            if not fail.is_set():
+                await fail.wait()
+                raise ConnectionRefusedError("late")
+            await asyncio.sleep(0.05)
+            return await loop.create_connection(*arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "get_running_loop", lambda: _Patched(loop, late))
+            left = asyncio.create_task(ask(transport))
+            await asyncio.sleep(0.01)
+            left.cancel()
+            await asyncio.wait({left})
+            fail.set()  # what was opened for it fails after a later request has begun
+            assert (await ask(transport)).status == 200
+
+    run(scenario)
+
+
+def test_requests_that_leave_in_the_moment_that_their_connection_fails_harm_nobody(
+    run: Callable[[Scenario], None],
+) -> None:
+    async def scenario(engine: Engine, transport: EngineTransport) -> None:
+        loop = asyncio.get_running_loop()
+        problems: list[Any] = []
+        loop.set_exception_handler(lambda _, context: problems.append(context))
+        await engine.stop()
+        for delay in range(20):
+            tasks = [asyncio.create_task(ask(transport)) for _ in range(3)]
+            for _ in range(delay % 5):
+                await asyncio.sleep(0)
+            tasks[0].cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(each) for each in results} <= {asyncio.CancelledError, httpx.ConnectError}
+        await engine.start()
+        assert (await ask(transport)).status == 200
+        assert not problems
+
+    run(scenario)
+
+
 def test_idle_connections_are_closed_before_the_engine_would(
     run: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

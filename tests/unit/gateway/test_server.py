@@ -260,25 +260,125 @@ async def test_what_follows_a_body_without_an_end_is_bounded(
 async def test_there_are_no_more_connections_than_there_may_be(
     start: Start, engine: Engine
 ) -> None:
+    async def hang(connection: Connection) -> None:
+        await connection.client_left()
+
+    engine.behaviour = hang
     gateway = await start(active(engine), max_connections=3)
     clients = [await Raw.to(gateway) for _ in range(3)]
     for client in clients:
         client.send(chat())
-        assert (await client.answer())[0] == 200
+    await eventually(lambda: len(engine.requests) == 3)
     refused = await Raw.to(gateway)
     refused.send(chat())
     assert await refused.error() == (503, "too_many_connections")
-    clients[0].writer.close()
     refused.writer.close()
+    clients[0].writer.close()
+    connections = gateway.gateway._server.server_state.connections
+    await eventually(lambda: len(connections) == 2)
+    client = await Raw.to(gateway)
+    client.send(b"GET /healthz HTTP/1.1\r\n\r\n")
+    assert (await client.answer())[0] == 200
+    for client in clients:
+        client.writer.close()
 
-    async def served() -> bool:
+
+async def test_idle_connections_make_room_for_one_that_has_something_to_say(
+    start: Start, engine: Engine
+) -> None:
+    gateway = await start(active(engine), max_connections=5)
+    idle = [await Raw.to(gateway) for _ in range(8)]
+    for _ in range(3):
         client = await Raw.to(gateway)
-        client.send(chat())
-        return (await client.answer())[0] == 200
+        client.send(b"GET /healthz HTTP/1.1\r\n\r\n")
+        assert (await client.answer())[0] == 200
+    assert await idle[0].reader.read() == b""
 
+
+async def test_a_large_request_sent_ahead_does_not_hide_that_its_client_leaves(
+    start: Start, engine: Engine
+) -> None:
+    async def hang(connection: Connection) -> None:
+        await connection.client_left()
+
+    engine.behaviour = hang
+    gateway = await start(active(engine))
+    client = await Raw.to(gateway)
+    client.send(chat())
+    await eventually(lambda: engine.requests)
+    client.send(chat(prompt="x" * 400_000))
+    await asyncio.sleep(0.1)
+    client.writer.close()
+    await eventually(lambda: gateway.gateway.in_flight == 0)
+    await eventually(lambda: not engine.open_connections)
+
+
+async def test_requests_sent_ahead_with_bodies_are_answered_or_dropped_but_never_left_waiting(
+    start: Start, engine: Engine
+) -> None:
+    gateway = await start(active(engine))
+    client = await Raw.to(gateway)
+    client.send(chat() * 40)
+    answers = 0
     async with asyncio.timeout(5):
-        while not await served():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while (await client.answer())[0] == 200:
+                answers += 1
+    assert answers == len(engine.requests) == 17
+
+
+@pytest.mark.parametrize("path", [b"/nowhere", CHAT.encode()])
+async def test_a_client_that_still_sends_gets_to_read_why_it_was_refused(
+    start: Start, engine: Engine, path: bytes
+) -> None:
+    gateway = await start(active(engine))
+    size = 8_000_000
+    wish = b"x-modelserving-swap: perhaps\r\n"
+    client = await Raw.to(gateway)
+    client.send(
+        b"POST %b HTTP/1.1\r\n%bconnection: close\r\ncontent-length: %d\r\n\r\n"
+        % (path, wish, size)
+    )
+    await asyncio.sleep(0.05)
+    client.send(b"x" * size)
+    await client.writer.drain()
+    assert (await client.answer())[0] == (404 if path == b"/nowhere" else 400)
+
+
+async def test_an_answer_before_the_body_that_was_announced_ends_the_connection(
+    start: Start,
+) -> None:
+    gateway = await start(FakeCluster())
+    client = await Raw.to(gateway)
+    client.send(b"POST /nowhere HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+    status, headers, _ = await client.answer()
+    assert (status, headers["connection"]) == (404, "close")
+
+
+async def test_an_answer_without_content_says_nothing_of_a_length(
+    start: Start, engine: Engine
+) -> None:
+    async def nothing(connection: Connection) -> None:
+        await connection.head(status=204)
+
+    engine.behaviour = nothing
+    gateway = await start(active(engine))
+    client = await Raw.to(gateway)
+    client.send(chat())
+    head = (await client.reader.readuntil(b"\r\n\r\n")).lower()
+    assert head.startswith(b"http/1.1 204 ")
+    assert b"content-length" not in head
+    assert b"transfer-encoding" not in head
+
+
+async def test_the_date_is_that_of_the_answer(start: Start, engine: Engine) -> None:
+    cluster = FakeCluster(serving())
+    gateway = await start(cluster)
+    asking = gateway.asking()
+    await gateway.held(1)
+    gateway.gateway._server.server_state.default_headers = [(b"date", b"later")]
+    cluster.set_status("l4", activeModel="mistral", endpoint=engine.url)
+    assert (await asking).headers["date"] == "later"
 
 
 async def test_a_client_of_http_1_0_gets_no_chunks(start: Start, engine: Engine) -> None:
