@@ -48,6 +48,15 @@ class Asked:
 
 
 @dataclass
+class Received:
+    """What has come of an answer so far."""
+
+    begun: bool = False
+    """Whether the head of a stream is there: from then on no client library asks again."""
+    tokens: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Client:
     """One client that asks one model through one address."""
 
@@ -85,29 +94,29 @@ class Client:
         return outcome
 
     async def _outcome(self, client: openai.AsyncOpenAI, text: str) -> tuple[Outcome, str]:
-        said: list[str] = []
+        received = Received()
         try:
-            reason = await self._answer(client, text, said)
-        except openai.APIConnectionError as error:
-            return Outcome.CONNECTION, repr(error.__cause__ or error)
-        except httpx.TransportError as error:
-            # The client library wraps what fails before the stream is there, and only that.
-            return Outcome.CUT, repr(error)
+            reason = await self._answer(client, text, received)
+        except (openai.APIConnectionError, httpx.TransportError) as error:
+            outcome = Outcome.CUT if received.begun else Outcome.CONNECTION
+            return outcome, repr(error.__cause__ or error)
         except openai.APIError as error:
             return Outcome.REFUSED, repr(error)
-        answer = "".join(said)
+        answer = "".join(received.tokens)
         if reason != "length" or not answer.startswith(f"{self.model}: {text}"):
             return Outcome.WRONG, f"{reason}: {answer}"
         return Outcome.ANSWERED, ""
 
-    async def _answer(self, client: openai.AsyncOpenAI, text: str, said: list[str]) -> str | None:
-        """Ask; what comes is appended to `said`. Returns why the answer ended."""
+    async def _answer(
+        self, client: openai.AsyncOpenAI, text: str, received: Received
+    ) -> str | None:
+        """Ask, and note what comes. Returns why the answer ended."""
         asking = client.chat.completions
         if not self.streamed:
             answer = await asking.create(
                 model=self.model, messages=[{"role": "user", "content": text}], max_tokens=TOKENS
             )
-            said.append(answer.choices[0].message.content or "")
+            received.tokens.append(answer.choices[0].message.content or "")
             return answer.choices[0].finish_reason
         reason = None
         async with await asking.create(
@@ -116,8 +125,9 @@ class Client:
             max_tokens=TOKENS,
             stream=True,
         ) as stream:
+            received.begun = True
             async for chunk in stream:
-                said.append(chunk.choices[0].delta.content or "")
+                received.tokens.append(chunk.choices[0].delta.content or "")
                 reason = chunk.choices[0].finish_reason or reason
         return reason
 
