@@ -62,6 +62,7 @@ def _plot(report: Report) -> Path:
         colours = ["#c44e52" if name == "ours" else "#8c9bb0" for name in names]
         axis.bar_label(axis.bar(names, values, color=colours), fmt=_cell, fontsize=8)
         axis.set_yscale("log")
+        axis.margins(y=0.15)  # room for the labels above the bars
         axis.set_title(f"{part}\n{title.strip().splitlines()[-1]}", fontsize=9)
         axis.tick_params(axis="x", rotation=60, labelsize=8)
     figure.tight_layout()
