@@ -127,7 +127,6 @@ class Gateway:
             )
         )
         self._metrics.connections.set_function(lambda: len(self._server.server_state.connections))
-        self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger(__name__)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -154,7 +153,7 @@ class Gateway:
                 task.cancel()
             await serving
             await self._publisher.close()
-            await self._upstreams.retain(frozenset())
+            self._upstreams.retain(frozenset())
         for task in (watching, reading_keys):
             with suppress(asyncio.CancelledError):
                 await task  # raises what has ended it, if it was not us
@@ -201,9 +200,7 @@ class Gateway:
 
     def _take_catalog(self, catalog: Catalog) -> None:
         self._dispatcher.replace_catalog(catalog)
-        closing = asyncio.create_task(self._upstreams.retain(catalog.endpoints()))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        self._upstreams.retain(catalog.endpoints())
 
 
 async def serve(settings: Settings) -> None:

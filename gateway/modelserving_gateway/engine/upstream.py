@@ -97,7 +97,7 @@ class Upstreams:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
 
-    async def retain(self, endpoints: frozenset[str]) -> None:
+    def retain(self, endpoints: frozenset[str]) -> None:
         """Let go of every endpoint that is not among those, as soon as nothing runs on it.
 
         A Pod that comes later may have the same address; it must not get an old connection.
