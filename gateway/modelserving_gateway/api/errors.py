@@ -195,12 +195,24 @@ def not_ready_yet() -> ApiError:
 
 
 def model_load_failed(
-    model: str, reason: str | None, message: str | None, retry_after: float
+    model: str, reason: str | None, message: str | None, retry_after: float | None
 ) -> ApiError:
-    """503: the model failed to load and is not tried again before `retry_after` seconds."""
+    """503: the model failed to load and is not tried again before `retry_after` seconds.
+
+    None: not before somebody changes its spec, so that asking again is of no use.
+    """
     why = ": ".join(part for part in (reason, _in_short(message)) if part) or "no reason was given"
     text = f"The model `{model}` could not be loaded ({why})."
-    return ApiError(503, "model_load_failed", text, param="model", retry_after=retry_after)
+    if retry_after is None:
+        text += " It is not tried again until its spec changes."
+    return ApiError(
+        503,
+        "model_load_failed",
+        text,
+        param="model",
+        retry_after=retry_after,
+        pointless=retry_after is None,
+    )
 
 
 def model_pinned(model: str, pinned: str, serving: str) -> ApiError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from modelserving_api.status import ModelState
+from modelserving_api.status import ModelState, ModelStatus
 from modelserving_gateway.api import errors
 from modelserving_gateway.api.errors import ApiError
 from modelserving_gateway.cluster.catalog import Catalog, Serving
@@ -156,8 +156,17 @@ def _problem(serving: Serving, model: str, now: datetime) -> ApiError | None:
     if serving.pinned is not None and serving.pinned != model:
         return errors.model_pinned(model, serving.pinned, serving.name)
     status = serving.status.model(model)
-    if status.state is ModelState.FAILED and status.next_retry_time is not None:
-        wait = (status.next_retry_time - now).total_seconds()
-        if wait > 0:
-            return errors.model_load_failed(model, status.reason, status.message, wait)
-    return None
+    return _failure(status, now) if status.state is ModelState.FAILED else None
+
+
+def _failure(failed: ModelStatus, now: datetime) -> ApiError | None:
+    """Say why a failed model is not tried now, or None when demand makes the operator try it."""
+    if failed.next_retry_time is None:
+        # Without failures it was never tried: its objects were refused, which a swap tries anew.
+        if failed.failures == 0:
+            return None
+        return errors.model_load_failed(failed.name, failed.reason, failed.message, None)
+    wait = (failed.next_retry_time - now).total_seconds()
+    if wait <= 0:
+        return None
+    return errors.model_load_failed(failed.name, failed.reason, failed.message, wait)

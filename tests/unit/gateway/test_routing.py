@@ -22,6 +22,10 @@ def failed(model: str, seconds: float | None) -> dict[str, Any]:
     return {"models": [{"name": model, "state": "Failed", "reason": "CrashLoop", **retry}]}
 
 
+def failed_for_good(model: str) -> dict[str, Any]:
+    return {"models": [{**failed(model, None)["models"][0], "failures": 1}]}
+
+
 def catalog(*servings: dict[str, Any]) -> Catalog:
     return Catalog.of(read_serving(body) for body in servings)
 
@@ -66,7 +70,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
         "model_load_failed",
     ),
     "failed, retry due": ([serving("a", X, status=failed("x", -1))], Hold("a")),
-    "failed, retry not known": ([serving("a", X, status=failed("x", None))], Hold("a")),
+    "failed for good": ([serving("a", X, status=failed_for_good("x"))], "model_load_failed"),
+    "failed for good in the first": (
+        [serving("a", X, status=failed_for_good("x")), serving("b", X)],
+        Hold("b"),
+    ),
+    "refused, never tried": ([serving("a", X, status=failed("x", None))], Hold("a")),
     "pinned": ([serving("a", X, spec={"activeModel": "x"})], Hold("a")),
     "another is pinned": (
         [serving("a", {"x": [], "y": []}, spec={"activeModel": "y"})],

@@ -60,6 +60,14 @@ def test_clients_are_told_why_a_load_failed_without_the_traceback(
     assert error.message == f"The model `coder` could not be loaded {expected}."
 
 
+def test_clients_do_not_retry_a_model_that_waits_for_a_change_of_its_spec() -> None:
+    error = errors.model_load_failed("coder", "OutOfMemory", "CUDA out of memory", None)
+    assert error.message.endswith("It is not tried again until its spec changes.")
+    headers = dict(error.headers())
+    assert headers[b"x-should-retry"] == b"false"
+    assert b"retry-after" not in headers
+
+
 @pytest.mark.parametrize(
     ("content_type", "encoding", "expected"),
     [
