@@ -29,6 +29,9 @@ never killed before vLLM had its whole time."""
 
 _PROBE_TIMEOUT_SECONDS: Final = 5
 
+_ANYWHERE: Final = "kubernetes.io/os"
+"""A topology of one domain: every Linux node has this label with the same value."""
+
 
 def object_name(serving: str, model: str) -> str:
     """Return the name of a model's Deployment and Service: a DNS-1035 label.
@@ -150,6 +153,7 @@ def _pod_template(serving: ModelServing, model: Model) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "affinity": _alone(serving.name),
         "containers": [_container(spec, model)],
         "volumes": _volumes(engine, model),
     }
@@ -170,6 +174,19 @@ def _pod_template(serving: ModelServing, model: Model) -> dict[str, Any]:
         },
         "spec": pod,
     }
+
+
+def _alone(serving: str) -> dict[str, Any]:
+    """Return the rule that the scheduler places no engine while another one of these has a node.
+
+    The operator never asks for two (R1), but a person's `kubectl scale` takes effect before anyone
+    can undo it, and where the GPU is shared in time its count stops nobody.
+    """
+    term = {
+        "labelSelector": {"matchLabels": {SERVING_LABEL: serving}},
+        "topologyKey": _ANYWHERE,
+    }
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def _container(spec: ModelServingSpec, model: Model) -> dict[str, Any]:

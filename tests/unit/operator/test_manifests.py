@@ -38,6 +38,16 @@ def test_an_engine_asks_for_exactly_one_gpu() -> None:
     assert resources["requests"]["nvidia.com/gpu"] == "1"
 
 
+def test_the_scheduler_places_no_engine_beside_another_one_of_the_same_modelserving() -> None:
+    template = deployment()["spec"]["template"]
+    affinity = template["spec"]["affinity"]["podAntiAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    selected = term["labelSelector"]["matchLabels"]
+
+    assert selected.items() <= template["metadata"]["labels"].items()
+    assert "modelserving.dev/model" not in selected
+
+
 def test_service_links_cannot_break_vllm() -> None:
     assert pod_spec()["enableServiceLinks"] is False
 
