@@ -48,6 +48,9 @@ class Reason(StrEnum):
     IDLE = "Idle"
     ROLLED_BACK = "RolledBack"
     SPEC_CHANGED = "SpecChanged"
+    EDITED_BY_HAND = "EditedByHand"
+    SCALED_BY_HAND = "ScaledByHand"
+    DELETED_BY_HAND = "DeletedByHand"
     NOT_SWAPPING = "NotSwapping"
     # Degraded
     AS_EXPECTED = "AsExpected"
