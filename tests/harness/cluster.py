@@ -15,7 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.harness import content_hash, docker, existing, images, kind, node_image, tools
+from tests.harness import (
+    audit,
+    content_hash,
+    docker,
+    existing,
+    images,
+    kind,
+    node_image,
+    tools,
+)
 from tests.harness.errors import HarnessError
 from tests.harness.locking import exclusive
 from tests.harness.paths import cache_directory, cluster_name
@@ -46,7 +55,7 @@ _HEALTHY_SECONDS = 60
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster one can use, and the directories of this machine that its worker shares."""
+    """A cluster one can use, and the directories of this machine that its nodes share."""
 
     name: str
     provider: str
@@ -57,6 +66,7 @@ class Cluster:
     models: Path
     gpu_directory: Path
     archives: Path
+    audit_directory: Path
     gateway_url: str | None
 
     def kubectl(self, *arguments: str, input: str | None = None, timeout: float = 120) -> str:
@@ -191,6 +201,7 @@ def _handle(name: str) -> Cluster:
         models=cache_directory("models"),
         gpu_directory=home / "gpu",
         archives=cache_directory("archives"),
+        audit_directory=home / "audit",
         gateway_url=f"http://127.0.0.1:{gateway_port(os.environ)}",
     )
 
@@ -214,12 +225,18 @@ def _kind_config(cluster: Cluster) -> dict[str, Any]:
         kind.Mount(cluster.gpu_directory, GPU_IN_NODE, read_only=False),
         kind.Mount(cluster.archives, ARCHIVES_IN_NODE, read_only=True),
     ]
-    return kind.config(cluster.name, mounts=mounts, gateway_port=gateway_port(os.environ))
+    return kind.config(
+        cluster.name,
+        mounts=mounts,
+        audit_directory=cluster.audit_directory,
+        gateway_port=gateway_port(os.environ),
+    )
 
 
 def _specification(cluster: Cluster, image: str) -> str:
     """Return a key of what the cluster is made of: another key, another cluster."""
-    return content_hash.of(image, json.dumps(_kind_config(cluster), sort_keys=True))
+    parts = (_kind_config(cluster), audit.POLICY)
+    return content_hash.of(image, json.dumps(parts, sort_keys=True))
 
 
 def _is_well(cluster: Cluster, wanted: str) -> bool:
@@ -261,6 +278,8 @@ def _create(cluster: Cluster, wanted: str, image: str) -> None:
     cluster.gpu_directory.mkdir(parents=True)
     # Engines of any uid take their lock here, as in /tmp.
     cluster.gpu_directory.chmod(0o1777)
+    shutil.rmtree(cluster.audit_directory, ignore_errors=True)
+    audit.prepare(cluster.audit_directory)
     _require_free_port(gateway_port(os.environ))
     with step(f"Create the kind cluster {cluster.name} ({image})"):
         kind.create(
@@ -360,6 +379,7 @@ def _existing(context: str) -> Cluster:
         models=shared / "models",
         gpu_directory=shared / "gpu",
         archives=cache_directory("archives"),
+        audit_directory=shared / "audit",
         gateway_url=None,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.harness import docker, tools
+from tests.harness import audit, docker, tools
 from tests.harness.process import run
 
 # The Service port on every node that the gateway is published at, and what a person curls.
@@ -26,7 +26,7 @@ _CONTROL_PLANE_WAIT = "120s"
 
 @dataclass(frozen=True)
 class Mount:
-    """A directory of this machine that the worker node sees."""
+    """A directory of this machine that a node sees."""
 
     host: Path
     node: str
@@ -41,11 +41,15 @@ class Mount:
         }
 
 
-def config(name: str, *, mounts: Sequence[Mount], gateway_port: int) -> dict[str, Any]:
+def config(
+    name: str, *, mounts: Sequence[Mount], audit_directory: Path, gateway_port: int
+) -> dict[str, Any]:
     """Return kind's configuration: one control plane, one worker that is the GPU node.
 
-    The gateway's NodePort is published on 127.0.0.1:`gateway_port` of this machine.
+    The worker has the `mounts`; the API server writes its audit log in `audit_directory`. The
+    gateway's NodePort is published on 127.0.0.1:`gateway_port` of this machine.
     """
+    log = Mount(audit_directory, audit.DIRECTORY_IN_NODE, read_only=False)
     return {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
@@ -53,6 +57,8 @@ def config(name: str, *, mounts: Sequence[Mount], gateway_port: int) -> dict[str
         "nodes": [
             {
                 "role": "control-plane",
+                "kubeadmConfigPatches": [audit.kubeadm_patch()],
+                "extraMounts": [log.as_kind()],
                 "extraPortMappings": [
                     {
                         "containerPort": GATEWAY_NODE_PORT,

@@ -1,0 +1,55 @@
+"""Reading the API server's audit log."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import audit
+
+EVENT: dict[str, Any] = {
+    "kind": "Event",
+    "stage": "ResponseComplete",
+    "requestURI": "/apis/modelserving.dev/v1alpha1/namespaces/models/modelservings/l4/status",
+    "verb": "patch",
+    "user": {"username": "system:serviceaccount:models:modelserving-operator"},
+    "objectRef": {
+        "resource": "modelservings",
+        "namespace": "models",
+        "name": "l4",
+        "apiGroup": "modelserving.dev",
+        "subresource": "status",
+    },
+    "responseStatus": {"metadata": {}, "code": 200},
+}
+
+
+def test_a_request_is_named_as_a_role_names_it() -> None:
+    request = audit.Request.parse(EVENT)
+    assert (request.verb, request.group, request.resource) == (
+        "patch",
+        "modelserving.dev",
+        "modelservings/status",
+    )
+    assert (request.namespace, request.status) == ("models", 200)
+
+
+def test_a_request_for_no_object_and_one_without_an_answer_are_read() -> None:
+    event = {key: EVENT[key] for key in ("requestURI", "verb", "user")}
+    request = audit.Request.parse(event)
+    assert (request.group, request.resource, request.status) == ("", "", 0)
+
+
+def test_rotated_files_come_first_and_half_a_line_is_not_read(tmp_path: Path) -> None:
+    def line(verb: str) -> str:
+        return json.dumps({**EVENT, "verb": verb}) + "\n"
+
+    (tmp_path / "audit.log").write_text(line("list") + line("watch")[:40])
+    (tmp_path / "audit-2026-11-24T16-00-00.000.log").write_text(line("get"))
+    assert [each.verb for each in audit.requests(tmp_path)] == ["get", "list"]
+
+
+def test_no_log_is_an_error_and_not_good_news(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(audit.requests(tmp_path))
