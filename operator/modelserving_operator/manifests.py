@@ -281,7 +281,9 @@ def _volumes(engine: Engine, model: Model) -> list[dict[str, Any]]:
         {"name": "scratch", "emptyDir": {}},
     ]
     if model.source.host_path is not None:
-        volumes.append({"name": "weights", "hostPath": {"path": model.source.host_path.path}})
+        # Without the type a kubelet makes a directory that is missing, and hides that it was.
+        directory = {"path": model.source.host_path.path, "type": "Directory"}
+        volumes.append({"name": "weights", "hostPath": directory})
     if model.source.persistent_volume_claim is not None:
         claim = model.source.persistent_volume_claim.claim_name
         volumes.append(
