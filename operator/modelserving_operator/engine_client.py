@@ -9,6 +9,7 @@ import httpx
 import structlog
 from httpx_aiohttp import AiohttpTransport
 
+from modelserving_operator.actions import Probe
 from modelserving_operator.activity import parse_activity
 from modelserving_operator.observation import EngineActivity, ProbeResult
 
@@ -46,12 +47,12 @@ class EngineClient:
             _log.warning("engine activity unknown", endpoint=endpoint, error=repr(error))
             return None
 
-    async def probe(self, endpoint: str, model: str, pod_uid: str) -> ProbeResult:
+    async def probe(self, probe: Probe) -> ProbeResult:
         """Ask for one real token: an engine with an open port can still be broken."""
         try:
-            return await self._probe(endpoint, model, pod_uid)
+            return await self._probe(probe.endpoint, probe.model, probe.pod_uid)
         except (httpx.HTTPError, ValueError) as error:
-            return ProbeResult(pod_uid, ok=False, message=f"no completion: {error!r}")
+            return ProbeResult(probe.pod_uid, ok=False, message=f"no completion: {error!r}")
 
     async def _probe(self, endpoint: str, model: str, pod_uid: str) -> ProbeResult:
         response = await self._http.post(

@@ -27,6 +27,7 @@ _PATHS: Final = {
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
     "Service": "/api/v1/namespaces/{namespace}/services",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "Event": "/api/v1/namespaces/{namespace}/events",
     "ModelServing": f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
 }
 
@@ -87,6 +88,12 @@ class KubernetesApi:
         """List the Deployments or Pods of a ModelServing, straight from the API server."""
         query = {"labelSelector": f"{SERVING_LABEL}={serving}"}
         listed = await self._call("GET", kind, namespace, query=query)
+        return list(listed["items"])
+
+    async def events_of(self, namespace: str, uid: str) -> list[KubernetesObject]:
+        """List the Events of one object."""
+        query = {"fieldSelector": f"involvedObject.uid={uid}"}
+        listed = await self._call("GET", "Event", namespace, query=query)
         return list(listed["items"])
 
     async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:

@@ -3,7 +3,7 @@
 Parsing of what the API server sent, no judgement of it: that is in diagnosis, policy and planning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -16,6 +16,13 @@ SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
 """On Deployments, their Pods and Services: which version of the manifest they were made from."""
 
 _TERMINAL_PHASES: Final = frozenset({"Succeeded", "Failed"})
+
+_NODE_LOST: Final = "NodeLost"
+"""Of a Pod's status, when its node was given up."""
+
+_TROUBLE_AFTER: Final = timedelta(seconds=10)
+"""A container is made within a second or two, its image being there; what takes longer has a reason
+that only the Pod's Events tell, and nobody should list them for nothing."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,41 @@ class PodView:
     exit_code: int | None = None
     exit_reason: str = ""
     exit_message: str = ""
+    containers_ready: bool = False
+    """What its kubelet said last; the node controller takes back `ready` alone."""
+    container_created: bool = False
+    """Whether its container has been made at all: until then the kubelet prepares the volumes."""
+    running_since: datetime | None = None
+    """Since when the engine's process runs; None: it does not run now."""
+    started: bool = False
+    """Whether the process that runs has answered its startup probe."""
+    restarts: int = 0
+    """How often the kubelet has started the container again."""
+    bound: datetime | None = None
+    """When the scheduler gave it to its node."""
+    node: str = ""
+    must_end_by: datetime | None = None
+    """When its grace is over, once it is being deleted."""
+    finalizers: tuple[str, ...] = ()
+    status_reason: str = ""
+    """Why the Pod as a whole has failed, as Evicted or NodeLost."""
+    status_message: str = ""
+    trouble: str = ""
+    """The last warning of its kubelet while no container has been made."""
 
     @property
     def holds_gpu(self) -> bool:
         """A Pod that is not terminal may have a process with GPU memory, Terminating included."""
         return self.phase not in _TERMINAL_PHASES
+
+    @property
+    def node_away(self) -> bool:
+        """Whether nothing is heard of its node any more; the engine may well be alive.
+
+        The node controller marks such Pods unready and leaves the word of their containers as
+        their kubelet gave it last. A kubelet that is there never says the two apart.
+        """
+        return self.status_reason == _NODE_LOST or (self.containers_ready and not self.ready)
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> "PodView":
@@ -112,13 +149,11 @@ class PodView:
         metadata, status = body["metadata"], body.get("status", {})
         conditions = {each.get("type"): each for each in status.get("conditions", [])}
         scheduled = conditions.get("PodScheduled", {})
+        is_scheduled = scheduled.get("status") == "True"
         container: Mapping[str, Any] = next(iter(status.get("containerStatuses", [])), {})
-        waiting = container.get("state", {}).get("waiting") or {}
-        ended = (
-            container.get("state", {}).get("terminated")
-            or container.get("lastState", {}).get("terminated")
-            or {}
-        )
+        state = container.get("state", {})
+        waiting, running = state.get("waiting") or {}, state.get("running") or {}
+        ended = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
         return cls(
             name=metadata["name"],
             uid=metadata.get("uid", ""),
@@ -129,7 +164,7 @@ class PodView:
             ip=status.get("podIP", ""),
             ready=conditions.get("Ready", {}).get("status") == "True",
             terminating="deletionTimestamp" in metadata,
-            scheduled=scheduled.get("status") == "True",
+            scheduled=is_scheduled,
             unschedulable_message=(
                 scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else ""
             ),
@@ -138,6 +173,17 @@ class PodView:
             exit_code=ended.get("exitCode"),
             exit_reason=ended.get("reason", ""),
             exit_message=ended.get("message", ""),
+            containers_ready=conditions.get("ContainersReady", {}).get("status") == "True",
+            container_created=bool(container.get("containerID")) or bool(running or ended),
+            running_since=_moment(running.get("startedAt")),
+            started=container.get("started") is True,
+            restarts=container.get("restartCount", 0),
+            bound=_moment(scheduled.get("lastTransitionTime")) if is_scheduled else None,
+            node=body.get("spec", {}).get("nodeName", ""),
+            must_end_by=_moment(metadata.get("deletionTimestamp")),
+            finalizers=tuple(metadata.get("finalizers", [])),
+            status_reason=status.get("reason", ""),
+            status_message=status.get("message", ""),
         )
 
 
@@ -208,6 +254,26 @@ class Observation:
             pod for pod in self.pods if pod.model == model and pod.holds_gpu and not pod.terminating
         ]
         return max(candidates, key=lambda pod: (pod.ready, pod.created), default=None)
+
+
+def in_trouble(pod: PodView, now: datetime) -> bool:
+    """Return whether only the Pod's Events can tell why its container has not been made."""
+    if pod.container_created or pod.terminating or not pod.holds_gpu or pod.bound is None:
+        return False
+    return now - pod.bound > _TROUBLE_AFTER
+
+
+def last_warning(events: Iterable[Mapping[str, Any]]) -> str:
+    """Return the latest warning among the Events of a Pod, with its reason; empty: none."""
+    warnings = [each for each in events if each.get("type") == "Warning"]
+    if not warnings:
+        return ""
+    latest = max(warnings, key=lambda each: each.get("lastTimestamp") or "")
+    return f"{latest.get('reason', '')}: {latest.get('message', '').strip()}"
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def owner_of(metadata: Mapping[str, Any]) -> str:

@@ -39,6 +39,8 @@ from modelserving_operator.observation import (
     PodView,
     ProbeResult,
     ServiceView,
+    in_trouble,
+    last_warning,
 )
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
 from modelserving_operator.standing import declared, endpoint_of
@@ -56,6 +58,7 @@ class Api(Protocol):
 
     async def serving(self, namespace: str, name: str) -> KubernetesObject | None: ...
     async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]: ...
+    async def events_of(self, namespace: str, uid: str) -> list[KubernetesObject]: ...
     async def owner_of(self, kind: str, namespace: str, name: str) -> str | None: ...
     async def apply(self, manifest: KubernetesObject) -> None: ...
     async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None: ...
@@ -68,7 +71,7 @@ class Engines(Protocol):
     """What the reconciler needs of the engines."""
 
     async def activity(self, endpoint: str) -> EngineActivity | None: ...
-    async def probe(self, endpoint: str, model: str, pod_uid: str) -> ProbeResult: ...
+    async def probe(self, probe: Probe) -> ProbeResult: ...
 
 
 class Views(Protocol):
@@ -186,7 +189,7 @@ class Reconciler:
             now=now,
             deployments={each.model: each for each in deployments},
             services={each.model: each for each in services},
-            pods=await self._pods(serving, views),
+            pods=await self._with_trouble(serving, await self._pods(serving, views), now),
             demand=aggregate(live, (model.name for model in serving.spec.models)),
             expired_requesters=tuple(expired),
             probe=memory.probe,
@@ -209,6 +212,21 @@ class Reconciler:
             return tuple(views.pods())
         listed = await self._api.engines("Pod", serving.namespace, serving.name)
         return tuple(PodView.parse(each) for each in listed)
+
+    async def _with_trouble(
+        self, serving: ModelServing, pods: tuple[PodView, ...], now: datetime
+    ) -> tuple[PodView, ...]:
+        """Ask the Events of a Pod that does not come up: only they tell of a volume, say."""
+        told = [await self._trouble(serving, pod) if in_trouble(pod, now) else "" for pod in pods]
+        return tuple(replace(pod, trouble=why) for pod, why in zip(pods, told, strict=True))
+
+    async def _trouble(self, serving: ModelServing, pod: PodView) -> str:
+        try:
+            return last_warning(await self._api.events_of(serving.namespace, pod.uid))
+        except KubernetesApiError as error:
+            # An explanation less; the swap itself must not wait for it.
+            _log.warning("events of a Pod unknown", pod=pod.name, error=str(error))
+            return ""
 
     async def _refuse(
         self, body: KubernetesObject, error: InvalidSpecError, now: datetime, report: Report
@@ -268,9 +286,8 @@ class Reconciler:
                 await self._api.delete(kind, serving.namespace, name)
             case RemoveRequest(requester):
                 await self._api.remove_request(body, requester)
-            case Probe(model, pod_uid, endpoint):
-                result = await self._engines.probe(endpoint, model, pod_uid)
-                self._memories[serving.uid].probe = result
+            case Probe():
+                self._memories[serving.uid].probe = await self._engines.probe(action)
                 return 0.0
         return RESYNC_SECONDS
 

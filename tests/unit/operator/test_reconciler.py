@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from modelserving_operator.actions import Announcement
+from modelserving_operator.actions import Announcement, Probe
 from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
     DeploymentView,
@@ -28,6 +28,7 @@ class RecordedApi:
     body: dict[str, Any] | None
     calls: list[str] = field(default_factory=list)
     pods: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     failing: bool = False
     refusing: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
@@ -40,6 +41,10 @@ class RecordedApi:
     async def engines(self, kind: str, namespace: str, serving: str) -> list[dict[str, Any]]:
         self.calls.append(f"list {kind}")
         return self.pods if kind == "Pod" else []
+
+    async def events_of(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        self.calls.append(f"list Events of {uid}")
+        return self.events
 
     async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
         return "" if name in self.taken else None
@@ -71,8 +76,8 @@ class NoEngines:
     async def activity(self, endpoint: str) -> EngineActivity | None:
         raise AssertionError(endpoint)
 
-    async def probe(self, endpoint: str, model: str, pod_uid: str) -> ProbeResult:
-        raise AssertionError(endpoint)
+    async def probe(self, probe: Probe) -> ProbeResult:
+        raise AssertionError(probe)
 
 
 class EmptyViews:
@@ -252,3 +257,49 @@ async def test_an_object_of_somebody_else_is_never_taken_over() -> None:
     assert api.body is not None
     coder = next(each for each in api.body["status"]["models"] if each["name"] == "coder")
     assert "not this ModelServing's" in coder["message"]
+
+
+WAITING_POD = {
+    "metadata": {"name": "l4-mistral-x", "uid": "p1", "creationTimestamp": "2026-01-01T00:00:00Z"},
+    "status": {
+        "phase": "Pending",
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "True",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+        ],
+    },
+}
+
+
+class OnePod(EmptyViews):
+    """A Pod that was scheduled long ago and has no container yet."""
+
+    def pods(self) -> Iterable[PodView]:
+        return [PodView.parse(WAITING_POD)]
+
+
+async def test_why_a_container_is_not_made_is_asked_of_its_pods_events_alone() -> None:
+    api = RecordedApi(body())
+    api.events = [{"type": "Warning", "reason": "FailedMount", "message": "no such directory"}]
+    subject = reconciler(api)
+
+    await subject.turn("default", "l4", EmptyViews())
+    assert not any(call.startswith("list Events") for call in api.calls)
+    await subject.turn("default", "l4", OnePod())
+
+    assert "list Events of p1" in api.calls
+
+
+async def test_events_that_cannot_be_listed_hold_nothing_up() -> None:
+    class Secretive(RecordedApi):
+        async def events_of(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+            raise KubernetesApiError("GET events", 403, "forbidden")
+
+    api = Secretive(body(defaultModel="mistral"))
+
+    await reconciler(api).turn("default", "l4", OnePod())
+
+    assert "write status" in api.calls

@@ -23,7 +23,7 @@ GRANTED = {
         ("apps", "deployments"): READ | {"create", "patch", "delete"},
         ("", "services"): READ | {"create", "patch", "delete"},
         ("", "pods"): READ,
-        ("", "events"): {"create"},
+        ("", "events"): {"create", "list"},
     },
     "modelserving-gateway": {
         ("modelserving.dev", "modelservings"): READ | {"patch"},
