@@ -12,9 +12,8 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from modelserving_api.names import GROUP, PLURAL, SERVING_LABEL, VERSION
+from modelserving_operator.departures import FIELD_MANAGER
 from modelserving_operator.observation import owner_of
-
-FIELD_MANAGER: Final = "modelserving-operator"
 
 _TIMEOUT_SECONDS: Final = 10
 """For one call. An API server that takes longer is in trouble, and we come back anyway."""

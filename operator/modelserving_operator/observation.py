@@ -11,6 +11,7 @@ from typing import Any, Final
 from modelserving_api import ModelServing
 from modelserving_api.names import GROUP, KIND, MODEL_LABEL
 from modelserving_api.priority import HANDICAP_SECONDS, Priority
+from modelserving_operator.departures import ownership
 
 SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
 """On Deployments, their Pods and Services: which version of the manifest they were made from."""
@@ -38,6 +39,8 @@ class DeploymentView:
     settled: bool
     """Its controller has seen the last change and counts no Pods beyond what is wanted."""
     replica_failure: str = ""
+    ownership: str = ""
+    """Its spec, and who owns which field of it, for departures."""
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> "DeploymentView":
@@ -62,6 +65,7 @@ class DeploymentView:
             owner=owner_of(metadata),
             settled=observed and status.get("replicas", 0) <= replicas,
             replica_failure=failure,
+            ownership=ownership(body),
         )
 
 
@@ -74,6 +78,7 @@ class ServiceView:
     spec_hash: str
     owner: str
     """As of a Deployment."""
+    ownership: str = ""
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> "ServiceView":
@@ -84,6 +89,7 @@ class ServiceView:
             model=metadata.get("labels", {}).get(MODEL_LABEL, ""),
             spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
             owner=owner_of(metadata),
+            ownership=ownership(body),
         )
 
 
@@ -247,6 +253,9 @@ class Observation:
     probe: ProbeResult | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     """Models whose manifests the API server refused, and what it said."""
+    settling: frozenset[tuple[str, str]] = frozenset()
+    """Kinds and names of objects that we have written or deleted just now: the watches may still
+    tell of them as they were."""
 
     def engine_pod(self, model: str) -> PodView | None:
         """Return the Pod that serves or loads a model: one that answers goes before a newer one."""

@@ -13,13 +13,22 @@ from typing import Final
 from modelserving_api.names import Reason
 from modelserving_api.status import CurrentSwap, SwapPhase
 from modelserving_operator import policy
-from modelserving_operator.actions import RESYNC_SECONDS, Action, Plan, Probe, ScaleDown, ScaleUp
+from modelserving_operator.actions import (
+    RESYNC_SECONDS,
+    Action,
+    Delete,
+    Plan,
+    Probe,
+    ScaleDown,
+    ScaleUp,
+)
 from modelserving_operator.conditions import Telling, with_conditions
 from modelserving_operator.diagnosis import Diagnosis, diagnose
 from modelserving_operator.model_states import model_states
 from modelserving_operator.observation import DeploymentView, Observation, PodView
 from modelserving_operator.standing import (
     declared,
+    edited,
     endpoint_of,
     has_failed,
     lost,
@@ -36,7 +45,7 @@ from modelserving_operator.transitions import (
     leave,
     supersede,
 )
-from modelserving_operator.upkeep import put_back, upkeep
+from modelserving_operator.upkeep import edited_message, put_back, upkeep
 
 _SHORTEST_DRAIN_POLL_SECONDS: Final = 0.1
 _LONGEST_DRAIN_POLL_SECONDS: Final = 1.0
@@ -56,6 +65,7 @@ def plan(seen: Observation) -> Plan:
     """Return what to do about this observation."""
     swap = seen.serving.status.current_swap
     turn = _rest(seen) if swap is None else _go_on(seen, swap)
+    kept = upkeep(seen, turn.actions)
     status = turn.status.model_copy(
         update={
             "observed_generation": seen.serving.generation,
@@ -65,8 +75,8 @@ def plan(seen: Observation) -> Plan:
     return Plan(
         status=with_conditions(status, seen.serving, turn.telling, seen.now),
         # The step of the swap first: upkeep of other models must not hold it up.
-        actions=(*turn.actions, *upkeep(seen, turn.actions)),
-        announcements=turn.announcements,
+        actions=(*turn.actions, *kept.actions),
+        announcements=(*turn.announcements, *kept.announcements),
         look_again_seconds=turn.look_again_seconds,
         decision=turn.decision,
     )
@@ -96,6 +106,10 @@ def _rest(seen: Observation) -> Turn:
     active = status.active_model
     if active is not None and declared(seen, active) is None:
         return leave(seen, active, f"{active} is no longer declared")
+    if active is not None and (paths := edited(seen, active)):
+        # Its Deployment has ended the Pod already, if it was the template.
+        message = edited_message(f"Deployment {seen.deployments[active].name}", paths)
+        return begin(seen, active, active, Reason.EDITED_BY_HAND, message)
     if active is not None and lost(seen, active):
         return begin(seen, active, active, Reason.ENGINE_LOST, f"the engine of {active} is gone")
     if active is not None and not up_to_date(seen, active):
@@ -107,9 +121,11 @@ def _rest(seen: Observation) -> Turn:
         turn = begin(seen, active, decision.model, decision.reason, decision.message)
         return replace(turn, decision=decision)
     idle_look = _ACTIVE_POLL_SECONDS if active else RESYNC_SECONDS
+    undone = put_back(seen, active)
     return Turn(
         status=status,
-        actions=put_back(seen, active),
+        actions=undone.actions,
+        announcements=undone.announcements,
         look_again_seconds=min(decision.look_again_seconds or idle_look, idle_look),
         telling=Telling(decision=decision.message, dark=decision.dark),
         decision=decision,
@@ -136,8 +152,11 @@ def _go_on(seen: Observation, swap: CurrentSwap) -> Turn:
             seen, swap, pin, Reason.PINNED, f"{pin} was pinned while {target} was being loaded"
         )
     if swap.phase is SwapPhase.DRAINING and not _drained(seen, swap):
+        undone = put_back(seen, swap.from_model)
         return Turn(
             status=seen.serving.status,
+            actions=undone.actions,
+            announcements=undone.announcements,
             look_again_seconds=_drain_pause(seen, swap),
             telling=Telling(progress=drain_message(seen, swap)),
         )
@@ -175,6 +194,10 @@ def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
         refusal = _refusal(seen, target, swap.stopped_time or seen.now)
         if refusal is not None:
             return fail(seen, swap, target, refusal)
+        if edited(seen, target):
+            name = seen.deployments[target].name
+            remade = (Delete("Deployment", name),)
+            return _in_phase(seen, swap, SwapPhase.STOPPING, f"removing {name}", actions=remade)
         return _in_phase(
             seen,
             swap,

@@ -50,6 +50,9 @@ _log = structlog.get_logger(__name__)
 _UNSAFE_PAUSE_SECONDS: Final = 0.25
 """Until the next try of a scale-up that a fresh list did not allow."""
 
+_SETTLED_AFTER: Final = timedelta(seconds=10)
+"""After a write of ours every watch has told of it: they take milliseconds, in trouble seconds."""
+
 KubernetesObject = dict[str, Any]
 
 
@@ -105,6 +108,13 @@ class _Memory:
     probe: ProbeResult | None = None
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and kind: what the API server said when it refused the object the last time."""
+    written: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    """By kind and name: when we have last written or deleted an object."""
+
+    def settling(self, now: datetime) -> frozenset[tuple[str, str]]:
+        """Return what was written so short a time ago that the watches may lag behind."""
+        self.written = {key: at for key, at in self.written.items() if now - at < _SETTLED_AFTER}
+        return frozenset(self.written)
 
 
 class Reconciler:
@@ -194,6 +204,7 @@ class Reconciler:
             expired_requesters=tuple(expired),
             probe=memory.probe,
             refused={model: message for (model, _), message in memory.refused.items()},
+            settling=memory.settling(now),
         )
         pod = engine_to_watch(seen)
         if pod is None:
@@ -279,10 +290,12 @@ class Reconciler:
                     service = manifests.service(serving, declared_model)
                     return await self._apply(seen, model, service)
             case ScaleDown(deployment, replicas):
+                self._note("Deployment", deployment, seen)
                 await self._api.scale_down(serving.namespace, deployment, replicas)
             case ScaleUp(model):
                 return await self._scale_up(seen, model)
             case Delete(kind, name):
+                self._note(kind, name, seen)
                 await self._api.delete(kind, serving.namespace, name)
             case RemoveRequest(requester):
                 await self._api.remove_request(body, requester)
@@ -290,6 +303,9 @@ class Reconciler:
                 self._memories[serving.uid].probe = await self._engines.probe(action)
                 return 0.0
         return RESYNC_SECONDS
+
+    def _note(self, kind: str, name: str, seen: Observation) -> None:
+        self._memories[seen.serving.uid].written[kind, name] = seen.now
 
     async def _scale_up(self, seen: Observation, model: str) -> float:
         """Scale up only on a fresh list: what the watches told may be old by now (R4)."""
@@ -318,6 +334,7 @@ class Reconciler:
 
         Otherwise one model's bad resources would stop the swaps of all the others.
         """
+        self._note(manifest["kind"], manifest["metadata"]["name"], seen)
         refused = self._memories[seen.serving.uid].refused
         key = (model, manifest["kind"])
         refusal = await self._refusal(seen, model, manifest)

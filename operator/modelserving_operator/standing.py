@@ -9,7 +9,8 @@ from typing import Any
 
 from modelserving_api.spec import Model
 from modelserving_operator import manifests
-from modelserving_operator.observation import Observation, PodView
+from modelserving_operator.departures import departures
+from modelserving_operator.observation import SPEC_HASH_ANNOTATION, Observation, PodView
 
 
 def declared(seen: Observation, name: str) -> Model | None:
@@ -30,7 +31,30 @@ def up_to_date(seen: Observation, name: str) -> bool:
     view = seen.deployments.get(name)
     if model is None or view is None:
         return False
-    return view.spec_hash == manifests.spec_hash(seen.serving, model)
+    fresh = view.spec_hash == manifests.spec_hash(seen.serving, model)
+    return fresh and not edited(seen, name)
+
+
+def edited(seen: Observation, name: str) -> tuple[str, ...]:
+    """Return the fields of a model's Deployment that somebody else has changed.
+
+    Of one made from an older spec nothing is said: it is applied anew anyway.
+    """
+    model, view = declared(seen, name), seen.deployments.get(name)
+    if model is None or view is None:
+        return ()
+    wanted = manifests.deployment(seen.serving, model, view.replicas)
+    if wanted["metadata"]["annotations"] != {SPEC_HASH_ANNOTATION: view.spec_hash}:
+        return ()
+    return departures(wanted["spec"], view.ownership)
+
+
+def edited_service(seen: Observation, model: Model) -> tuple[str, ...]:
+    """Return the fields of a model's Service that somebody else has changed."""
+    view = seen.services.get(model.name)
+    if view is None:
+        return ()
+    return departures(manifests.service(seen.serving, model)["spec"], view.ownership)
 
 
 def lost(seen: Observation, active: str) -> bool:

@@ -180,7 +180,8 @@ def fail(seen: Observation, swap: CurrentSwap, target: str, finding: Diagnosis) 
         return replace(turn, announcements=(told, *turn.announcements))
     return Turn(
         status=seen.serving.status,
-        actions=put_back(seen, None),
+        # Told as the failure that it is, not as somebody's hand.
+        actions=put_back(seen, None).actions,
         announcements=(told,),
         look_again_seconds=decision.look_again_seconds or RESYNC_SECONDS,
         telling=Telling(decision=decision.message, dark=decision.dark),

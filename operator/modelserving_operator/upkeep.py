@@ -1,11 +1,18 @@
-"""What keeps a ModelServing's objects as declared, whatever is being swapped.
+"""What keeps a ModelServing's objects as declared, whatever is swapped and whoever edits them.
 
-Pure: returns actions, takes none.
+Pure: returns actions and what is to be told of them, does nothing.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from modelserving_api.names import Reason
+from modelserving_api.spec import Model
 from modelserving_operator import manifests
 from modelserving_operator.actions import (
     Action,
+    Announcement,
     ApplyDeployment,
     ApplyService,
     Delete,
@@ -14,43 +21,116 @@ from modelserving_operator.actions import (
     ScaleUp,
 )
 from modelserving_operator.observation import SPEC_HASH_ANNOTATION, Observation
-from modelserving_operator.standing import up_to_date
+from modelserving_operator.standing import edited, edited_service, up_to_date
+
+_PATHS_TOLD: Final = 5
+"""Of the fields that somebody has changed; the first ones say what it was about."""
+
+Kind = Literal["Deployment", "Service"]
 
 
-def upkeep(seen: Observation, planned: tuple[Action, ...]) -> tuple[Action, ...]:
-    """Return the actions that keep the objects of every model as declared."""
-    actions: list[Action] = []
+@dataclass(frozen=True)
+class Work:
+    """Actions, and Events about those that undo what a person did."""
+
+    actions: tuple[Action, ...] = ()
+    announcements: tuple[Announcement, ...] = ()
+
+    @classmethod
+    def of(cls, steps: Iterable["Action | Announcement"]) -> "Work":
+        """Sort steps into what is done and what is told."""
+        each = tuple(steps)
+        told = tuple(step for step in each if isinstance(step, Announcement))
+        return cls(tuple(step for step in each if not isinstance(step, Announcement)), told)
+
+
+Steps = Iterator[Action | Announcement]
+
+
+def upkeep(seen: Observation, planned: tuple[Action, ...]) -> Work:
+    """Return what keeps the objects of every model as declared, beside what is planned already."""
+    return Work.of(_steps(seen, planned))
+
+
+def put_back(seen: Observation, active: str | None) -> Work:
+    """Undo what someone scaled by hand: R1 allows one engine, and the status says which."""
+    return Work.of(_put_back(seen, active))
+
+
+def edited_message(name: str, paths: tuple[str, ...]) -> str:
+    """Return what somebody did to an object, as people read it."""
+    more = f" and {len(paths) - _PATHS_TOLD} more" if len(paths) > _PATHS_TOLD else ""
+    return f"{name} was edited by hand ({', '.join(paths[:_PATHS_TOLD])}{more}); it is made anew"
+
+
+def _steps(seen: Observation, planned: tuple[Action, ...]) -> Steps:
     going_up = {action.model for action in planned if isinstance(action, ScaleUp)}
+    going = {action.name for action in planned if isinstance(action, Delete)}
     declared = {model.name for model in seen.serving.spec.models}
     for model in seen.serving.spec.models:
-        view = seen.deployments.get(model.name)
-        stopped = view is None or (view.replicas == 0 and not up_to_date(seen, model.name))
-        if stopped and model.name not in going_up:
-            actions.append(ApplyDeployment(model.name))
-        service = seen.services.get(model.name)
-        wanted = manifests.service(seen.serving, model)["metadata"]["annotations"]
-        if service is None or {SPEC_HASH_ANNOTATION: service.spec_hash} != wanted:
-            actions.append(ApplyService(model.name))
+        name = manifests.object_name(seen.serving.name, model.name)
+        if model.name not in going_up and name not in going:
+            yield from _deployment(seen, model, name)
+        yield from _service(seen, model, name)
     for view in seen.deployments.values():
         if view.model not in declared and view.replicas == 0:
-            actions.append(Delete("Deployment", view.name))
+            yield Delete("Deployment", view.name)
     for service in seen.services.values():
         if service.model not in declared:
-            actions.append(Delete("Service", service.name))
-    actions.extend(RemoveRequest(requester) for requester in seen.expired_requesters)
-    return tuple(actions)
+            yield Delete("Service", service.name)
+    for requester in seen.expired_requesters:
+        yield RemoveRequest(requester)
 
 
-def put_back(seen: Observation, active: str | None) -> tuple[Action, ...]:
-    """Undo what someone scaled by hand: R1 allows one engine, and the status says which."""
-    actions: list[Action] = [
-        ScaleDown(view.name)
-        for view in seen.deployments.values()
-        if view.model != active and view.replicas > 0
-    ]
-    actions.extend(
-        ScaleDown(view.name, replicas=1)
-        for view in seen.deployments.values()
-        if view.model == active and view.replicas > 1
-    )
-    return tuple(actions)
+def _deployment(seen: Observation, model: Model, name: str) -> Steps:
+    view = seen.deployments.get(model.name)
+    if view is None:
+        yield from _missing(seen, model, "Deployment", name)
+        yield ApplyDeployment(model.name)
+    elif view.replicas == 0 and (paths := edited(seen, model.name)):
+        yield from _remade(seen, "Deployment", name, paths)
+    elif view.replicas == 0 and not up_to_date(seen, model.name):
+        yield ApplyDeployment(model.name)
+
+
+def _service(seen: Observation, model: Model, name: str) -> Steps:
+    view = seen.services.get(model.name)
+    if view is None:
+        yield from _missing(seen, model, "Service", name)
+        yield ApplyService(model.name)
+        return
+    wanted: dict[str, Any] = manifests.service(seen.serving, model)["metadata"]["annotations"]
+    if {SPEC_HASH_ANNOTATION: view.spec_hash} != wanted:
+        yield ApplyService(model.name)
+    elif paths := edited_service(seen, model):
+        yield from _remade(seen, "Service", name, paths)
+
+
+def _missing(seen: Observation, model: Model, kind: Kind, name: str) -> Steps:
+    """Tell of an object that was there: its model has a status, and it was not us."""
+    known = any(each.name == model.name for each in seen.serving.status.models)
+    if known and model.name not in seen.refused and (kind, name) not in seen.settling:
+        told = f"{kind} {name} was deleted by hand; it is made anew"
+        yield Announcement("Warning", Reason.DELETED_BY_HAND, told)
+
+
+def _remade(seen: Observation, kind: Kind, name: str, paths: tuple[str, ...]) -> Steps:
+    """Delete an edited object: an apply would leave what was added to it."""
+    if (kind, name) not in seen.settling:
+        told = edited_message(f"{kind} {name}", paths)
+        yield Announcement("Warning", Reason.EDITED_BY_HAND, told)
+    yield Delete(kind, name)
+
+
+def _put_back(seen: Observation, active: str | None) -> Steps:
+    for view in seen.deployments.values():
+        allowed = 1 if view.model == active else 0
+        if view.replicas <= allowed:
+            continue
+        if ("Deployment", view.name) not in seen.settling:
+            told = (
+                f"Deployment {view.name} was scaled to {view.replicas} by hand while "
+                f"{active or 'nothing'} serves; it is put back to {allowed}"
+            )
+            yield Announcement("Warning", Reason.SCALED_BY_HAND, told)
+        yield ScaleDown(view.name, replicas=allowed)

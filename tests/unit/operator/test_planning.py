@@ -275,6 +275,67 @@ def test_a_deployment_scaled_up_by_hand_is_put_back() -> None:
 
     assert world.deployments["coder"].replicas == 0
     assert world.deployments["mistral"].replicas == 1
+    assert world.told[-1].reason == Reason.SCALED_BY_HAND
+
+
+def test_a_deployment_scaled_up_during_a_drain_is_put_back_at_once() -> None:
+    world = serving_world()
+    world.running = 1
+    world.raw_spec["activeModel"] = "coder"
+    world.run(until=lambda world: world.status.current_swap is not None)
+    world.deployments["llava"] = replace(world.deployments["llava"], replicas=1)
+    world.turn()
+
+    assert world.deployments["llava"].replicas == 0
+    assert world.deployments["mistral"].replicas == 1, "it finishes what it is running"
+
+
+def test_edited_objects_of_a_stopped_model_are_made_anew_and_told_of() -> None:
+    world = serving_world()
+    world.edit("coder")
+    world.run(seconds=2)
+
+    assert edits(world) == [
+        "Deployment l4-coder was edited by hand (paused); it is made anew",
+        "Service l4-coder was edited by hand (publish); it is made anew",
+    ]
+    assert {"paused", "publish"}.isdisjoint(
+        name for views in (world.deployments, world.services) for name in views["coder"].ownership
+    )
+    assert world.status.active_model == "mistral"
+
+
+def test_an_edited_deployment_of_the_active_model_is_a_drained_swap_to_itself() -> None:
+    world = serving_world()
+    world.running = 1
+    world.edit("mistral")
+    world.run(seconds=5)
+    assert world.deployments["mistral"].replicas == 1, "a running request must finish"
+    world.running = 0
+    world.run(until=world.active("mistral"))
+
+    last = world.status.last_swap
+    assert last is not None
+    assert last.reason == Reason.EDITED_BY_HAND
+    assert Delete("Deployment", "l4-mistral") in world.acted
+    assert "paused" not in world.deployments["mistral"].ownership
+
+
+def test_deleted_objects_of_a_stopped_model_are_made_again_and_told_of() -> None:
+    world = serving_world()
+    del world.deployments["coder"]
+    del world.services["coder"]
+    world.run(seconds=2)
+
+    assert {"coder"} <= world.deployments.keys() & world.services.keys()
+    assert [each.message for each in world.told if each.reason == Reason.DELETED_BY_HAND] == [
+        "Deployment l4-coder was deleted by hand; it is made anew",
+        "Service l4-coder was deleted by hand; it is made anew",
+    ]
+
+
+def edits(world: World) -> list[str]:
+    return [each.message for each in world.told if each.reason == Reason.EDITED_BY_HAND]
 
 
 def test_the_active_deployment_scaled_down_by_hand_is_put_back() -> None:

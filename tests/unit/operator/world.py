@@ -4,10 +4,11 @@ It executes plans the way the reconciler and a cluster would, and checks R1 at e
 lag behind the truth, as watches do; a scale-up is judged by the truth, as R4 demands.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from modelserving_api import ModelServing
 from modelserving_api.status import ModelServingStatus, SwapPhase
@@ -26,6 +27,7 @@ from modelserving_operator.actions import (
 )
 from modelserving_operator.activity import IdleTracker
 from modelserving_operator.demand import DemandLedger, aggregate
+from modelserving_operator.departures import FIELD_MANAGER
 from modelserving_operator.observation import (
     DeploymentView,
     EngineActivity,
@@ -111,6 +113,11 @@ class World:
             for entry in self.raw_spec.get("requests", [])
         ]
         self.raw_spec = {**self.raw_spec, "requests": entries}
+
+    def edit(self, name: str) -> None:
+        """Pause a model's Deployment and open its Service, as `kubectl edit` would."""
+        _edit(self.deployments, name, "paused")
+        _edit(self.services, name, "publish")
 
     def forget(self) -> None:
         """Kill the operator: whatever it kept in memory is gone."""
@@ -266,3 +273,15 @@ class World:
         ]
         models = {name.rsplit("-", 1)[0] for name in processes}
         assert len(models) <= 1, f"R1: engines of several models are alive: {processes}"
+
+
+View = TypeVar("View", DeploymentView, ServiceView)
+
+
+def _edit(views: dict[str, View], name: str, added: str) -> None:
+    observed, _ = json.loads(views[name].ownership)
+    entries = [
+        {"manager": FIELD_MANAGER, "operation": "Apply", "fields": {"f:selector": {}}},
+        {"manager": "kubectl-edit", "operation": "Update", "fields": {f"f:{added}": {}}},
+    ]
+    views[name] = replace(views[name], ownership=json.dumps([observed, entries]))
