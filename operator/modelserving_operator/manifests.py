@@ -29,6 +29,11 @@ never killed before vLLM had its whole time."""
 
 _PROBE_TIMEOUT_SECONDS: Final = 5
 
+_LONGEST_LOAD_SECONDS: Final = 86_400 + 60
+"""Until the kubelet gives a loading engine up: more than the longest loadTimeoutSeconds there is.
+The operator enforces the model's own, with a reason; the kubelet would only kill and restart, for
+ever. Nor is it in the Pod, so that another budget holds for the load under way and for no other."""
+
 _ANYWHERE: Final = "kubernetes.io/os"
 """A topology of one domain: every Linux node has this label with the same value."""
 
@@ -206,7 +211,7 @@ def _container(spec: ModelServingSpec, model: Model) -> dict[str, Any]:
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
         },
-        **_probes(engine, model),
+        **_probes(engine),
     }
     command = own.command or engine.command
     if command:
@@ -322,7 +327,7 @@ def _mounts(engine: Engine, model: Model) -> list[dict[str, Any]]:
     return mounts
 
 
-def _probes(engine: Engine, model: Model) -> dict[str, Any]:
+def _probes(engine: Engine) -> dict[str, Any]:
     health = {"path": "/health", "port": "http"}
     probes = engine.probes
     period = probes.startup_period_seconds
@@ -331,9 +336,7 @@ def _probes(engine: Engine, model: Model) -> dict[str, Any]:
             "httpGet": health,
             "periodSeconds": period,
             "timeoutSeconds": _PROBE_TIMEOUT_SECONDS,
-            # A minute more than the load budget, which the operator enforces with a reason; the
-            # kubelet would only kill and restart, for ever.
-            "failureThreshold": -(-(model.load_timeout_seconds + 60) // period),
+            "failureThreshold": -(-_LONGEST_LOAD_SECONDS // period),
         },
         "readinessProbe": {
             "httpGet": health,

@@ -72,9 +72,26 @@ def test_the_grace_is_longer_than_drain_and_shutdown_together() -> None:
 
 
 def test_the_startup_probe_outlasts_the_load_budget() -> None:
-    probe = container(models=[model("mistral", loadTimeoutSeconds=600)])["startupProbe"]
+    longest = 86_400
+    fields = model("mistral", loadTimeoutSeconds=longest)
+    probe = container(models=[fields])["startupProbe"]
 
-    assert probe["failureThreshold"] * probe["periodSeconds"] > 600
+    assert probe["failureThreshold"] * probe["periodSeconds"] > longest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"swap": {"drainTimeoutSeconds": 7}},
+        {"models": [model("mistral", loadTimeoutSeconds=7)]},
+        {"models": [model("mistral", holdTimeoutSeconds=7, aliases=["seven"])]},
+    ],
+)
+def test_another_budget_or_alias_is_no_reason_to_restart_what_runs(fields: dict[str, Any]) -> None:
+    before, after = serving(spec()), serving(spec(**fields))
+
+    hashes = [manifests.spec_hash(each, each.spec.models[0]) for each in (before, after)]
+    assert hashes[0] == hashes[1]
 
 
 def test_shared_memory_and_weights_are_mounted_and_weights_are_read_only() -> None:
