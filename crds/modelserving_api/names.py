@@ -34,13 +34,19 @@ class Reason(StrEnum):
     # Ready=True
     SERVING = "Serving"
     SERVING_FALLBACK = "ServingFallback"
+    SERVING_NODE_NOT_READY = "ServingNodeNotReady"
     # Ready=False
     INVALID_SPEC = "InvalidSpec"
     NO_DEMAND = "NoDemand"
     SCHEDULING = "Scheduling"
     LOADING = "Loading"
-    ENGINE_LOST = "EngineLost"
     LOAD_FAILED = "LoadFailed"
+    POD_STUCK_TERMINATING = "PodStuckTerminating"
+    # Why the engine that served is no longer there
+    ENGINE_DIED = "EngineDied"
+    EVICTED = "Evicted"
+    NODE_NOT_READY = "NodeNotReady"
+    ENGINE_LOST = "EngineLost"
     # Swapping, and why a swap was begun
     REQUESTED = "Requested"
     PINNED = "Pinned"
@@ -61,6 +67,8 @@ class Reason(StrEnum):
     CONTAINER_CONFIG_FAILED = "ContainerConfigFailed"
     CRASH_LOOP = "CrashLoop"
     OUT_OF_MEMORY = "OutOfMemory"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    WEIGHTS_MISSING = "WeightsMissing"
     LOAD_TIMEOUT = "LoadTimeout"
     PROBE_FAILED = "ProbeFailed"
     # Events alone

@@ -381,6 +381,19 @@ class Source(SpecType):
             yield "", _ONE_SOURCE
 
 
+class CompletionCheck(SpecType):
+    """What the model is asked after each load, before clients are let to it."""
+
+    prompt: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        default="Hello", description="A text to be continued; no chat template is applied."
+    )
+    expected_text: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = Field(
+        default=None,
+        description="Must stand in the first 32 tokens of the answer, at temperature 0. Unset: any"
+        " text will do whose tokens have a probability.",
+    )
+
+
 class Model(SpecType):
     """One model that the GPU can hold by itself."""
 
@@ -394,6 +407,10 @@ class Model(SpecType):
     source: Source
     gpu_memory: Quantity = Field(description="What the model needs on the card, for example 7Gi.")
     engine: EngineOverrides = Field(default_factory=EngineOverrides)
+    probe: CompletionCheck = Field(
+        default_factory=CompletionCheck,
+        description="The completion that must succeed before the model counts as loaded.",
+    )
     load_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         default=600,
         description="From the Pod being created until the engine must answer. Ten minutes let a"

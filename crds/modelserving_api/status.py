@@ -51,9 +51,15 @@ class ModelStatus(StatusType):
     load_seconds: float | None = Field(
         default=None, description="From scale-up to the first completion, when last measured."
     )
+    loaded_time: AwareDatetime | None = Field(default=None, description="When it last came up.")
     failures: int = Field(default=0, description="Failed loads since the last good one.")
+    failed_time: AwareDatetime | None = Field(
+        default=None, description="When the last load failed."
+    )
     next_retry_time: AwareDatetime | None = Field(
-        default=None, description="A failed model is not tried again before this."
+        default=None,
+        description="A failed model is not tried again before this; absent after failures: not"
+        " before its spec changes.",
     )
     failed_spec_hash: str | None = Field(
         default=None, description="What failed; a changed model is tried again at once."

@@ -3,10 +3,11 @@
 Only types live here. Why an action is planned is in planning; how it is done is in reconciler.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from modelserving_api.names import Reason
+from modelserving_api.spec import CompletionCheck
 from modelserving_api.status import ModelServingStatus
 from modelserving_operator.decision import Decision
 
@@ -60,11 +61,12 @@ class RemoveRequest:
 
 @dataclass(frozen=True)
 class Probe:
-    """Ask the engine for one token."""
+    """Ask the engine for a completion."""
 
     model: str
     pod_uid: str
     endpoint: str
+    check: CompletionCheck = field(default_factory=CompletionCheck)
 
 
 Action = ApplyDeployment | ApplyService | ScaleDown | ScaleUp | Delete | RemoveRequest | Probe

@@ -31,6 +31,8 @@ class Telling:
     """Why things stay as they are."""
     dark: Reason = Reason.NO_DEMAND
     """Why nothing serves, when nothing does."""
+    trouble: Reason | None = None
+    """What Ready says in place of the swap's phase, or of Serving: something is the matter."""
 
 
 def with_conditions(
@@ -71,9 +73,15 @@ def _ready(
         wanted = serving.spec.active_model or active
         fallback = wanted != active and any(model.name == wanted for model in failed)
         reason = Reason.SERVING_FALLBACK if fallback else Reason.SERVING
-        return ConditionType.READY, ConditionStatus.TRUE, reason, telling.decision
+        return (
+            ConditionType.READY,
+            ConditionStatus.TRUE,
+            telling.trouble or reason,
+            telling.decision,
+        )
     if swap is not None:
-        return ConditionType.READY, ConditionStatus.FALSE, swap.phase.value, telling.progress
+        reason_of_swap = telling.trouble or swap.phase.value
+        return ConditionType.READY, ConditionStatus.FALSE, reason_of_swap, telling.progress
     return ConditionType.READY, ConditionStatus.FALSE, telling.dark, telling.decision
 
 
@@ -100,13 +108,15 @@ def _degraded(failed: list[ModelStatus], now: datetime) -> _Verdict:
             "no model has failed",
         )
     message = "; ".join(
-        f"{model.name}: {model.message} ({_next_try(model.next_retry_time, now)})"
-        for model in failed
+        f"{model.name}: {model.message} ({_next_try(model, now)})" for model in failed
     )
     return ConditionType.DEGRADED, ConditionStatus.TRUE, failed[0].reason or "", message
 
 
-def _next_try(retry: datetime | None, now: datetime) -> str:
+def _next_try(model: ModelStatus, now: datetime) -> str:
+    retry = model.next_retry_time
+    if retry is None and model.failures > 0:
+        return "not tried again before its spec changes"
     if retry is None or retry <= now:
         return "tried again when it is asked for"
     return f"not tried again before {retry:%H:%M:%SZ}"

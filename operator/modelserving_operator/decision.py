@@ -3,7 +3,7 @@
 Only types live here; the rules are policy's and contention's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +22,8 @@ class Cause(StrEnum):
     NOTHING_WANTED = "NothingWanted"
     ALL_FAILED = "AllFailed"
     AT_REST = "AtRest"
+    NODE_NOT_READY = "NodeNotReady"
+    """Nothing can be stopped or started while nothing is heard of the engine's node."""
     FREE_GPU = "FreeGPU"
     """Nothing is loaded, so whoever waits goes in at once."""
     SERVING_ON = "ServingOn"
@@ -49,17 +51,34 @@ class Facts:
     pin: str | None = None
     default: str | None = None
     last_working: str | None = None
-    """What served before a swap failed; it comes back when nothing else is wanted."""
+    """What served before the last swap, which failed; it comes back when nothing else is wanted."""
     at_rest: bool = False
     """Nothing is loaded on purpose: the GPU was freed after an idle time."""
     demand: tuple[ModelDemand, ...] = ()
-    blocked: Mapping[str, datetime] = field(default_factory=dict)
-    """Models whose last load failed, and when each may be tried again."""
+    blocked: Mapping[str, datetime | None] = field(default_factory=dict)
+    """Models whose last load failed and that must not be tried now, and until when; None: not
+    before their spec changes."""
+    failed: Collection[str] = ()
+    """Models whose last load failed, whether or not they may be tried again."""
+    proven: tuple[str, ...] = ()
+    """Models that have loaded before, the latest first."""
+    stands_in: bool = False
+    """The active model was loaded because another one had failed."""
     costs: Costs = field(default_factory=Costs)
 
     def seconds_until(self, moment: datetime) -> float:
         """Return the pause until then; never zero, which would turn a loop into a spin."""
         return max((moment - self.now).total_seconds(), 0.05)
+
+    def seconds_until_try(self, names: Iterable[str]) -> float | None:
+        """Return the pause until one of these models may be tried; None: none ever will be."""
+        moment = self.next_try(names)
+        return self.seconds_until(moment) if moment is not None else None
+
+    def next_try(self, names: Iterable[str]) -> datetime | None:
+        """Return when the first of these failed models may be tried; None: none ever will be."""
+        retries = [retry for name in names if (retry := self.blocked.get(name)) is not None]
+        return min(retries, default=None)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,11 @@ class PodView:
         return self.phase not in _TERMINAL_PHASES
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it serves or loads, and is meant to go on."""
+        return self.holds_gpu and not self.terminating
+
+    @property
     def node_away(self) -> bool:
         """Whether nothing is heard of its node any more; the engine may well be alive.
 
@@ -210,7 +215,7 @@ class EngineActivity:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What became of one real completion of one token."""
+    """What became of one real completion."""
 
     pod_uid: str
     ok: bool
@@ -259,9 +264,7 @@ class Observation:
 
     def engine_pod(self, model: str) -> PodView | None:
         """Return the Pod that serves or loads a model: one that answers goes before a newer one."""
-        candidates = [
-            pod for pod in self.pods if pod.model == model and pod.holds_gpu and not pod.terminating
-        ]
+        candidates = [pod for pod in self.pods if pod.model == model and pod.is_alive]
         return max(candidates, key=lambda pod: (pod.ready, pod.created), default=None)
 
 

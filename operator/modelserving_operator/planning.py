@@ -10,12 +10,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from modelserving_api.names import Reason
-from modelserving_api.status import CurrentSwap, SwapPhase
+from modelserving_api.names import ConditionType, Reason
+from modelserving_api.spec import Model
+from modelserving_api.status import CurrentSwap, ModelServingStatus, SwapPhase
 from modelserving_operator import policy
 from modelserving_operator.actions import (
     RESYNC_SECONDS,
     Action,
+    Announcement,
     Delete,
     Plan,
     Probe,
@@ -23,7 +25,9 @@ from modelserving_operator.actions import (
     ScaleUp,
 )
 from modelserving_operator.conditions import Telling, with_conditions
-from modelserving_operator.diagnosis import Diagnosis, diagnose
+from modelserving_operator.decision import Cause
+from modelserving_operator.diagnosis import Attempt, Diagnosis, diagnose, why_not_gone
+from modelserving_operator.losses import LOSSES, why_lost
 from modelserving_operator.model_states import model_states
 from modelserving_operator.observation import DeploymentView, Observation, PodView
 from modelserving_operator.standing import (
@@ -31,13 +35,13 @@ from modelserving_operator.standing import (
     edited,
     endpoint_of,
     has_failed,
-    lost,
     replicas,
     up_to_date,
 )
 from modelserving_operator.transitions import (
     Turn,
     begin,
+    decide_for_free_gpu,
     drain_message,
     facts,
     fail,
@@ -60,6 +64,17 @@ _ACTIVE_POLL_SECONDS: Final = 5.0
 """How often the active engine is looked at when nothing happens, so that we know since when it
 is idle, and a swap away from it need not wait to find out."""
 
+_WARNED: Final = frozenset(
+    {
+        Reason.NODE_NOT_READY,
+        Reason.OUT_OF_MEMORY,
+        Reason.POD_STUCK_TERMINATING,
+        Reason.SERVING_NODE_NOT_READY,
+        Reason.WEIGHTS_MISSING,
+    }
+)
+"""Troubles that get an Event when they begin: they may last, and nothing has failed of them yet."""
+
 
 def plan(seen: Observation) -> Plan:
     """Return what to do about this observation."""
@@ -72,24 +87,35 @@ def plan(seen: Observation) -> Plan:
             "models": model_states(seen, turn.status),
         }
     )
+    status = with_conditions(status, seen.serving, turn.telling, seen.now)
     return Plan(
-        status=with_conditions(status, seen.serving, turn.telling, seen.now),
+        status=status,
         # The step of the swap first: upkeep of other models must not hold it up.
         actions=(*turn.actions, *kept.actions),
-        announcements=(*turn.announcements, *kept.announcements),
+        announcements=(
+            *turn.announcements,
+            *kept.announcements,
+            *_warnings(seen, status, turn),
+        ),
         look_again_seconds=turn.look_again_seconds,
         decision=turn.decision,
     )
 
 
 def engine_to_watch(seen: Observation) -> PodView | None:
-    """Return the Pod whose activity the next plan depends on: the active or the draining one."""
-    status = seen.serving.status
-    model = status.active_model
-    if status.current_swap is not None and status.current_swap.phase is SwapPhase.DRAINING:
-        model = status.current_swap.from_model
+    """Return the Pod whose activity the next plan depends on: the active or the draining one.
+
+    Or one that was ready when its node was last heard of: it alone can say that it is alive.
+    """
+    model = seen.serving.status.active_model
+    swap = seen.serving.status.current_swap
+    if swap is not None:
+        model = swap.from_model if swap.phase is SwapPhase.DRAINING else swap.to_model
     pod = seen.engine_pod(model) if model is not None else None
-    return pod if pod is not None and pod.ready else None
+    if pod is None or not (pod.ready or pod.node_away):
+        return None
+    loading = swap is not None and swap.phase is not SwapPhase.DRAINING
+    return None if loading and pod.ready else pod
 
 
 def scale_up_is_safe(model: str, deployments: list[DeploymentView], pods: list[PodView]) -> bool:
@@ -110,26 +136,77 @@ def _rest(seen: Observation) -> Turn:
         # Its Deployment has ended the Pod already, if it was the template.
         message = edited_message(f"Deployment {seen.deployments[active].name}", paths)
         return begin(seen, active, active, Reason.EDITED_BY_HAND, message)
-    if active is not None and lost(seen, active):
-        return begin(seen, active, active, Reason.ENGINE_LOST, f"the engine of {active} is gone")
+    if active is not None and (loss := why_lost(seen, active)) is not None:
+        turn = begin(seen, active, active, loss.reason, loss.message)
+        if loss.reason is Reason.DELETED_BY_HAND:
+            return turn  # upkeep, which makes it anew, tells of it
+        warning = Announcement("Warning", loss.reason, loss.message)
+        return replace(turn, announcements=(warning, *turn.announcements))
+    if active is not None and _on_silent_node(seen, active):
+        return _serve_on(seen, active)
     if active is not None and not up_to_date(seen, active):
         return begin(seen, active, active, Reason.SPEC_CHANGED, f"the spec of {active} changed")
     if active is None and (found := _found_running(seen)) is not None:
         return begin(seen, None, found, Reason.ENGINE_LOST, f"{found} was found running")
-    decision = policy.decide(facts(seen, active))
+    if active is None:
+        seen, decision = decide_for_free_gpu(seen)
+    else:
+        decision = policy.decide(facts(seen, active))
     if isinstance(decision, policy.SwapTo):
         turn = begin(seen, active, decision.model, decision.reason, decision.message)
         return replace(turn, decision=decision)
     idle_look = _ACTIVE_POLL_SECONDS if active else RESYNC_SECONDS
     undone = put_back(seen, active)
     return Turn(
-        status=status,
+        status=seen.serving.status,
         actions=undone.actions,
         announcements=undone.announcements,
         look_again_seconds=min(decision.look_again_seconds or idle_look, idle_look),
         telling=Telling(decision=decision.message, dark=decision.dark),
         decision=decision,
     )
+
+
+def _on_silent_node(seen: Observation, active: str) -> bool:
+    pod = seen.engine_pod(active)
+    return pod is not None and pod.node_away
+
+
+def _serve_on(seen: Observation, active: str) -> Turn:
+    """Leave an engine alone that answers although nothing is heard of its node.
+
+    No Pod can be stopped or started there, so any swap would only end what works.
+    """
+    pod = seen.engine_pod(active)
+    node = pod.node if pod is not None else ""
+    decision = policy.Stay(
+        f"{active} serves, but nothing is heard of its node {node}: nothing can be swapped there"
+        " until its kubelet is back",
+        Cause.NODE_NOT_READY,
+    )
+    undone = put_back(seen, active)
+    return Turn(
+        status=seen.serving.status,
+        actions=undone.actions,
+        announcements=undone.announcements,
+        look_again_seconds=_ACTIVE_POLL_SECONDS,
+        telling=Telling(decision=decision.message, trouble=Reason.SERVING_NODE_NOT_READY),
+        decision=decision,
+    )
+
+
+def _warnings(
+    seen: Observation, status: ModelServingStatus, turn: Turn
+) -> tuple[Announcement, ...]:
+    """Return an Event for a trouble that has just become the reason of Ready."""
+    before = seen.serving.status.condition(ConditionType.READY)
+    now = status.condition(ConditionType.READY)
+    trouble, swap = turn.telling.trouble, status.current_swap
+    if trouble not in _WARNED or now is None or (before and before.reason == now.reason):
+        return ()
+    if swap is not None and swap.reason == trouble:
+        return ()  # told when the swap began
+    return (Announcement("Warning", trouble, now.message),)
 
 
 def _found_running(seen: Observation) -> str | None:
@@ -178,14 +255,16 @@ def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
         )
     running = target is not None and replicas(seen, target) > 0
     in_the_way = [
-        pod for pod in seen.pods if pod.holds_gpu and not (running and pod.model == target)
+        pod
+        for pod in seen.pods
+        if pod.holds_gpu and not (running and pod.model == target and pod.is_alive)
     ]
     if in_the_way:
         return _in_phase(
             seen,
-            swap,
+            swap.model_copy(update={"stopped_time": None, "scheduled_time": None}),
             SwapPhase.STOPPING,
-            f"waiting for {_names(pod.name for pod in in_the_way)} to end",
+            *why_not_gone(in_the_way, seen.now),
         )
     swap = swap.model_copy(update={"stopped_time": swap.stopped_time or seen.now})
     if target is None:
@@ -225,24 +304,23 @@ def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
     pod = seen.engine_pod(target)
     model = declared(seen, target)
     assert model is not None  # noqa: S101 - _go_on superseded a swap to an undeclared model
-    started = swap.stopped_time or swap.started_time
-    timeout = timedelta(seconds=model.load_timeout_seconds)
-    finding = diagnose(pod, seen.deployments.get(target), timeout, started, seen.now)
+    finding = diagnose(pod, seen.deployments.get(target), _attempt(swap, model), seen.now)
     if finding is not None and finding.fatal:
         return fail(seen, swap, target, finding)
     if pod is None or not pod.scheduled:
-        return _in_phase(seen, swap, SwapPhase.SCHEDULING, finding.message if finding else "")
+        return _in_phase(seen, swap, SwapPhase.SCHEDULING, *_told(finding))
     swap = swap.model_copy(update={"scheduled_time": swap.scheduled_time or seen.now})
-    if finding is not None:
-        return _in_phase(seen, swap, SwapPhase.LOADING, finding.message)
+    silent = pod.node_away and (seen.activity is None or _probe_failed(seen, pod))
+    if finding is not None and (silent or not pod.node_away):
+        return _in_phase(seen, swap, SwapPhase.LOADING, *_told(finding))
     swap = swap.model_copy(update={"loaded_time": swap.loaded_time or seen.now})
     if seen.probe is None or seen.probe.pod_uid != pod.uid:
         return _in_phase(
             seen,
             swap,
             SwapPhase.PROBING,
-            f"asking {target} for one token",
-            actions=(Probe(target, pod.uid, endpoint_of(pod)),),
+            f"asking {target} for a completion",
+            actions=(Probe(target, pod.uid, endpoint_of(pod), model.probe),),
         )
     if not seen.probe.ok:
         return fail(
@@ -251,11 +329,31 @@ def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
     return finish(seen, swap, pod)
 
 
+def _attempt(swap: CurrentSwap, model: Model) -> Attempt:
+    claim = model.source.persistent_volume_claim
+    return Attempt(
+        started=swap.stopped_time or swap.started_time,
+        timeout=timedelta(seconds=model.load_timeout_seconds),
+        # The Pod of an engine that was lost may be old, and its restarts of long ago.
+        fresh=swap.reason not in LOSSES,
+        claim=claim.claim_name if claim is not None else "",
+    )
+
+
+def _told(finding: Diagnosis | None) -> tuple[str, Reason | None]:
+    return (finding.message, finding.reason) if finding is not None else ("", None)
+
+
+def _probe_failed(seen: Observation, pod: PodView) -> bool:
+    return seen.probe is not None and seen.probe.pod_uid == pod.uid and not seen.probe.ok
+
+
 def _in_phase(
     seen: Observation,
     swap: CurrentSwap,
     phase: SwapPhase,
     message: str,
+    trouble: Reason | None = None,
     actions: tuple[Action, ...] = (),
 ) -> Turn:
     swap = swap.model_copy(update={"phase": phase})
@@ -264,7 +362,7 @@ def _in_phase(
         actions=actions,
         # Pods and Deployments wake us; this bounds the time-outs that no event announces.
         look_again_seconds=_ACTIVE_POLL_SECONDS,
-        telling=Telling(progress=message),
+        telling=Telling(progress=message, trouble=trouble),
     )
 
 

@@ -33,7 +33,7 @@ def decide(facts: Facts) -> Decision:
         return Stay(
             f"{facts.pin} is pinned but failed to load; {facts.active} serves meanwhile",
             Cause.PINNED,
-            facts.seconds_until(facts.blocked[facts.pin]),
+            facts.seconds_until_try([facts.pin]),
         )
     waiting = _waiting(facts)
     if not waiting:
@@ -53,12 +53,7 @@ def _fill_empty_gpu(facts: Facts) -> Decision:
         wanted = choose(facts, waiting)
         return SwapTo(wanted.model, Reason.REQUESTED, waiting_text(wanted), Cause.FREE_GPU)
     if facts.last_working is not None and facts.last_working not in facts.blocked:
-        return SwapTo(
-            facts.last_working,
-            Reason.ROLLED_BACK,
-            f"{facts.last_working} is the last model that worked",
-            Cause.FREE_GPU,
-        )
+        return _back_to(facts.last_working)
     if facts.at_rest:
         return Stay(
             "the GPU was freed after an idle time; a request will load its model",
@@ -68,21 +63,40 @@ def _fill_empty_gpu(facts: Facts) -> Decision:
     if facts.default is not None and facts.default not in facts.blocked:
         message = f"{facts.default} is the default model"
         return SwapTo(facts.default, Reason.DEFAULT_MODEL, message, Cause.FREE_GPU)
-    wanted_names = {facts.pin, facts.default, facts.last_working}
-    wanted_names |= {each.model for each in facts.demand}
-    retries = [retry for name, retry in facts.blocked.items() if name in wanted_names]
-    if not retries:
+    # Something ought to serve although nobody asks: then better another model than none.
+    ought = {facts.pin, facts.default, facts.last_working} - {None}
+    fallback = next((name for name in facts.proven if name not in facts.blocked), None)
+    if ought and fallback is not None:
+        return _back_to(fallback)
+    return _stay_dark(facts)
+
+
+def _back_to(model: str) -> SwapTo:
+    message = f"{model} is the last model that worked"
+    return SwapTo(model, Reason.ROLLED_BACK, message, Cause.FREE_GPU)
+
+
+def _stay_dark(facts: Facts) -> Stay:
+    wanted = {facts.pin, facts.default, facts.last_working, *(each.model for each in facts.demand)}
+    failed = sorted(name for name in facts.blocked if name in wanted)
+    if not failed:
         message = "no model is wanted: no request, no pin, no defaultModel"
         return Stay(message, Cause.NOTHING_WANTED)
+    retry = facts.next_try(failed)
+    when = f"next try at {clock(retry)}" if retry else "none is tried before its spec changes"
     return Stay(
-        f"every wanted model failed to load; next try at {clock(min(retries))}",
+        f"every wanted model failed to load ({', '.join(failed)}); {when}",
         Cause.ALL_FAILED,
-        facts.seconds_until(min(retries)),
+        facts.seconds_until_try(failed),
         dark=Reason.LOAD_FAILED,
     )
 
 
 def _when_nobody_else_waits(facts: Facts, active: str) -> Decision:
+    default = facts.default
+    if default is not None and _may_take_over(facts, active, default):
+        message = f"{default} is the default model and is tried again: nobody uses {active}"
+        return SwapTo(default, Reason.DEFAULT_MODEL, message, Cause.FELL_IDLE)
     idle, goal = facts.swap.idle, None
     serves = f"{active} serves; nobody waits for another model"
     if idle.action is IdleAction.KEEP:
@@ -102,6 +116,13 @@ def _when_nobody_else_waits(facts: Facts, active: str) -> Decision:
         return Stay(serves, Cause.NOBODY_WAITS, facts.seconds_until(due))
     message = f"{active} had no request for {idle.after_seconds} s"
     return SwapTo(goal, Reason.IDLE, message, Cause.LONG_IDLE)
+
+
+def _may_take_over(facts: Facts, active: str, default: str) -> bool:
+    """Return whether the default model, which failed, may be tried in place of its stand-in."""
+    if default == active or default not in facts.failed or default in facts.blocked:
+        return False
+    return facts.stands_in and facts.idle_since is not None and not facts.demand
 
 
 def _waiting(facts: Facts) -> Waiting:

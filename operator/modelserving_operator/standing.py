@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from modelserving_api.spec import Model
+from modelserving_api.spec import CompletionCheck, Model
 from modelserving_operator import manifests
 from modelserving_operator.departures import departures
 from modelserving_operator.observation import SPEC_HASH_ANNOTATION, Observation, PodView
@@ -57,14 +57,6 @@ def edited_service(seen: Observation, model: Model) -> tuple[str, ...]:
     return departures(manifests.service(seen.serving, model)["spec"], view.ownership)
 
 
-def lost(seen: Observation, active: str) -> bool:
-    pod = seen.engine_pod(active)
-    if pod is None or not pod.ready or replicas(seen, active) == 0:
-        return True
-    # Another Pod than the one that was probed: it must be, before anyone is sent to it.
-    return endpoint_of(pod) != seen.serving.status.endpoint
-
-
 def endpoint_of(pod: PodView) -> str:
     """Return the base URL of an engine: its Pod, since a Service lags behind a swap."""
     host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
@@ -74,18 +66,23 @@ def endpoint_of(pod: PodView) -> str:
 def has_failed(seen: Observation, model: Model) -> bool:
     """Return whether the model's last load failed as it is declared now."""
     known = seen.serving.status.model(model.name)
-    return known.failures > 0 and known.failed_spec_hash == manifests.spec_hash(seen.serving, model)
+    return known.failures > 0 and known.failed_spec_hash == load_hash(seen, model)
 
 
-def blocked(seen: Observation) -> dict[str, datetime]:
-    """Return the models that must not be tried yet; one whose spec changed may be."""
-    return {
-        model.name: retry
-        for model in seen.serving.spec.models
-        if has_failed(seen, model)
-        and (retry := seen.serving.status.model(model.name).next_retry_time) is not None
-        and retry > seen.now
-    }
+def load_hash(seen: Observation, model: Model) -> str:
+    """Return a hash of all that a load depends on: what the Pod is made of, and what is asked."""
+    spec_hash = manifests.spec_hash(seen.serving, model)
+    if model.probe == CompletionCheck():
+        return spec_hash
+    return manifests.digest([spec_hash, model.probe.model_dump()])
+
+
+def blocked(seen: Observation) -> dict[str, datetime | None]:
+    """Return the models that must not be tried, and until when; None: not as they are declared."""
+    status = seen.serving.status
+    failed = [model.name for model in seen.serving.spec.models if has_failed(seen, model)]
+    retries = {name: status.model(name).next_retry_time for name in failed}
+    return {name: retry for name, retry in retries.items() if retry is None or retry > seen.now}
 
 
 def with_status(seen: Observation, **changes: Any) -> Observation:

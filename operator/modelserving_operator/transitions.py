@@ -5,7 +5,7 @@ Pure: each takes an observation and returns a turn, which is a plan in the makin
 
 import itertools
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from modelserving_api.names import Reason
@@ -25,6 +25,7 @@ from modelserving_operator.actions import RESYNC_SECONDS, Action, Announcement
 from modelserving_operator.conditions import Telling
 from modelserving_operator.costs import Costs, Sample, learn
 from modelserving_operator.diagnosis import Diagnosis
+from modelserving_operator.losses import LOSSES
 from modelserving_operator.observation import Observation, PodView
 from modelserving_operator.standing import (
     blocked,
@@ -32,12 +33,32 @@ from modelserving_operator.standing import (
     endpoint_of,
     has_failed,
     is_declared,
+    load_hash,
     with_status,
 )
 from modelserving_operator.upkeep import put_back
 
 _FIRST_RETRY: Final = timedelta(seconds=10)
 _LONGEST_RETRY: Final = timedelta(minutes=10)
+
+_DARK_RETRY: Final = timedelta(seconds=30)
+"""The longest pause while nothing serves that a try could disturb."""
+
+_CURED_OUTSIDE: Final = frozenset(
+    {
+        Reason.SCHEDULING,
+        Reason.UNSCHEDULABLE,
+        Reason.NODE_NOT_READY,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.WEIGHTS_MISSING,
+    }
+)
+"""Failures that end without a change of the spec, which nobody would tell us of."""
+
+_OUGHT_TO_SERVE: Final = LOSSES | {Reason.SPEC_CHANGED, Reason.EDITED_BY_HAND, Reason.ROLLED_BACK}
+"""Reasons of swaps that nobody waits for, and whose target should serve nevertheless."""
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,7 @@ def finish(seen: Observation, swap: CurrentSwap, pod: PodView | None) -> Turn:
                     name=swap.to_model,
                     state=ModelState.READY,
                     load_seconds=_seconds(swap.stopped_time, seen.now),
+                    loaded_time=seen.now,
                 ),
             ),
             "swap_costs": _learned(seen, swap),
@@ -151,15 +173,17 @@ def fail(seen: Observation, swap: CurrentSwap, target: str, finding: Diagnosis) 
     model = declared(seen, target)
     assert model is not None  # noqa: S101 - as in _load
     failures = status.model(target).failures + 1 if has_failed(seen, model) else 1
-    failed = ModelStatus(
-        name=target,
-        state=ModelState.FAILED,
-        reason=finding.reason,
-        message=finding.message,
-        load_seconds=status.model(target).load_seconds,
-        failures=failures,
-        next_retry_time=seen.now + retry_pause(failures, seen.now - swap.started_time),
-        failed_spec_hash=manifests.spec_hash(seen.serving, model),
+    pause = retry_pause(failures, seen.now - swap.started_time)
+    failed = status.model(target).model_copy(
+        update={
+            "state": ModelState.FAILED,
+            "reason": finding.reason,
+            "message": finding.message,
+            "failures": failures,
+            "failed_time": seen.now,
+            "next_retry_time": None if finding.for_good else seen.now + pause,
+            "failed_spec_hash": load_hash(seen, model),
+        }
     )
     told = Announcement(
         "Warning",
@@ -174,7 +198,7 @@ def fail(seen: Observation, swap: CurrentSwap, target: str, finding: Diagnosis) 
         current_swap=None,
         target_model=None,
     )
-    decision = policy.decide(facts(seen, None, last_working=swap.from_model))
+    seen, decision = decide_for_free_gpu(seen)
     if isinstance(decision, policy.SwapTo):
         turn = begin(seen, target, decision.model, decision.reason, decision.message)
         return replace(turn, announcements=(told, *turn.announcements))
@@ -198,7 +222,28 @@ def retry_pause(failures: int, cost: timedelta) -> timedelta:
     return max(min(_FIRST_RETRY * float(2**doublings), _LONGEST_RETRY), 3 * cost)
 
 
-def facts(seen: Observation, active: str | None, last_working: str | None = None) -> policy.Facts:
+def decide_for_free_gpu(seen: Observation) -> tuple[Observation, policy.Decision]:
+    """Decide what is loaded while nothing is, and return how failures stand after that.
+
+    Growing pauses protect what serves. Where nothing can, tries wait no longer than they must for
+    what is cured outside the spec: a node, a registry, a disk.
+    """
+    decision = policy.decide(facts(seen, None))
+    if isinstance(decision, policy.SwapTo):
+        return seen, decision
+    seen = with_status(seen, models=[_tried_soon(each) for each in seen.serving.status.models])
+    return seen, policy.decide(facts(seen, None))
+
+
+def _tried_soon(model: ModelStatus) -> ModelStatus:
+    retry, failed = model.next_retry_time, model.failed_time
+    if model.reason not in _CURED_OUTSIDE or retry is None or failed is None:
+        return model
+    return model.model_copy(update={"next_retry_time": min(retry, failed + _DARK_RETRY)})
+
+
+def facts(seen: Observation, active: str | None) -> policy.Facts:
+    """Gather what the policy decides from; `active` is None while the GPU is free."""
     spec, status = seen.serving.spec, seen.serving.status
     last = status.last_swap
     return policy.Facts(
@@ -211,7 +256,7 @@ def facts(seen: Observation, active: str | None, last_working: str | None = None
         idle_since=seen.idle_since,
         pin=spec.active_model,
         default=spec.default_model,
-        last_working=last_working if is_declared(seen, last_working) else None,
+        last_working=_last_working(seen),
         at_rest=(
             last is not None
             and last.to_model is None
@@ -220,8 +265,28 @@ def facts(seen: Observation, active: str | None, last_working: str | None = None
         ),
         demand=seen.demand,
         blocked=blocked(seen),
+        failed=frozenset(model.name for model in spec.models if has_failed(seen, model)),
+        proven=_proven(seen),
+        stands_in=last is not None and last.reason == Reason.ROLLED_BACK,
         costs=Costs.of(status),
     )
+
+
+def _last_working(seen: Observation) -> str | None:
+    """Return what should serve again since the last swap failed, though nobody asks for it."""
+    last = seen.serving.status.last_swap
+    if last is None or last.outcome is not SwapOutcome.FAILED:
+        return None
+    name = last.to_model if last.reason in _OUGHT_TO_SERVE else last.from_model
+    return name if is_declared(seen, name) else None
+
+
+def _proven(seen: Observation) -> tuple[str, ...]:
+    """Return the declared models that have loaded before, the latest first."""
+    known = [seen.serving.status.model(model.name) for model in seen.serving.spec.models]
+    loaded = [each for each in known if each.load_seconds is not None]
+    latest = sorted(loaded, key=lambda each: each.loaded_time or _LONG_AGO, reverse=True)
+    return tuple(each.name for each in latest)
 
 
 def _learned(seen: Observation, swap: CurrentSwap) -> list[SwapCost]:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from modelserving_api.names import Reason
-from modelserving_operator.diagnosis import diagnose
+from modelserving_operator.diagnosis import Attempt, Diagnosis, diagnose, why_not_gone
 from modelserving_operator.observation import DeploymentView, PodView
 from tests.unit.operator.world import START
 
-BUDGET = timedelta(seconds=300)
+LOAD = Attempt(START, timedelta(seconds=300), claim="weights-of-coder")
 
 
 def pod(**fields: Any) -> PodView:
@@ -27,6 +27,17 @@ def pod(**fields: Any) -> PodView:
 
 
 CRASHED = {"waiting_reason": "CrashLoopBackOff", "exit_code": 1}
+CONFIG = Reason.CONTAINER_CONFIG_FAILED
+NO_CONFIG = "ValueError: Invalid repository ID or local directory specified: '/mnt/models/coder'."
+NO_DIRECTORY = (
+    'FailedMount: MountVolume.SetUp failed for volume "weights" : hostPath type check failed:'
+    " /mnt/models/coder is not a directory"
+)
+NO_CLAIM = '0/2 nodes are available: persistentvolumeclaim "weights-of-coder" not found.'
+NO_MEMORY = (
+    "ValueError: Free memory on device cuda:0 (2.02/21.96 GiB) on startup is less than desired GPU"
+    " memory utilization (0.92, 20.2 GiB)."
+)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +66,30 @@ CRASHED = {"waiting_reason": "CrashLoopBackOff", "exit_code": 1}
         ),
         (pod(exit_code=1, exit_message="first crash"), 1, Reason.LOADING, False),
         (pod(**CRASHED, exit_message="ValueError: bad flag"), 1, Reason.CRASH_LOOP, True),
-        (pod(**CRASHED, exit_message="CUDA out of memory"), 1, Reason.OUT_OF_MEMORY, True),
-        (pod(**CRASHED, exit_reason="OOMKilled"), 1, Reason.OUT_OF_MEMORY, True),
+        (pod(**CRASHED, exit_reason="OOMKilled"), 1, Reason.HOST_OUT_OF_MEMORY, True),
+        (pod(**CRASHED, exit_message=NO_CONFIG), 1, Reason.WEIGHTS_MISSING, True),
+        (pod(trouble=NO_DIRECTORY), 1, Reason.WEIGHTS_MISSING, True),
+        (pod(trouble='FailedMount: secret "token" not found'), 1, CONFIG, False),
+        (pod(trouble='FailedMount: secret "token" not found'), 301, CONFIG, True),
+        (pod(trouble="Failed: pulling", waiting_reason="ErrImagePull"), 1, Reason.LOADING, False),
+        (pod(scheduled=False, unschedulable_message=NO_CLAIM), 1, Reason.WEIGHTS_MISSING, False),
+        (pod(scheduled=False, unschedulable_message=NO_CLAIM), 11, Reason.WEIGHTS_MISSING, True),
+        (
+            pod(scheduled=False, unschedulable_message=NO_CLAIM.replace("weights", "cache")),
+            11,
+            Reason.UNSCHEDULABLE,
+            False,
+        ),
+        (
+            pod(
+                waiting_reason="CreateContainerConfigError",
+                waiting_message='failed to create subPath directory for volumeMount "weights"',
+            ),
+            1,
+            Reason.WEIGHTS_MISSING,
+            True,
+        ),
+        (pod(containers_ready=True, node="worker"), 301, Reason.NODE_NOT_READY, False),
         (pod(), 299, Reason.LOADING, False),
         (pod(), 301, Reason.LOAD_TIMEOUT, True),
         (None, 1, Reason.SCHEDULING, False),
@@ -66,7 +99,7 @@ CRASHED = {"waiting_reason": "CrashLoopBackOff", "exit_code": 1}
 def test_each_trouble_has_its_reason(
     seen: PodView | None, after: float, reason: Reason, fatal: bool
 ) -> None:
-    found = diagnose(seen, None, BUDGET, START, START + timedelta(seconds=after))
+    found = diagnose(seen, None, LOAD, START + timedelta(seconds=after))
 
     assert found is not None
     assert (found.reason, found.fatal) == (reason, fatal)
@@ -75,12 +108,12 @@ def test_each_trouble_has_its_reason(
 def test_a_ready_engine_has_no_diagnosis_whatever_it_went_through() -> None:
     recovered = pod(ready=True, exit_code=1, exit_message="crashed once")
 
-    assert diagnose(recovered, None, BUDGET, START, START + timedelta(hours=1)) is None
+    assert diagnose(recovered, None, LOAD, START + timedelta(hours=1)) is None
 
 
 def test_the_last_words_of_the_engine_are_told_and_bounded() -> None:
     words = "x" * 5000 + "RuntimeError: the end"
-    found = diagnose(pod(**CRASHED, exit_message=words), None, BUDGET, START, START)
+    found = diagnose(pod(**CRASHED, exit_message=words), None, LOAD, START)
 
     assert found is not None
     assert found.message.endswith("RuntimeError: the end")
@@ -97,7 +130,84 @@ def test_a_pod_that_cannot_be_made_tells_what_its_deployment_says() -> None:
         settled=True,
         replica_failure="exceeded quota: gpu",
     )
-    found = diagnose(None, quota, BUDGET, START, START + timedelta(seconds=61))
+    found = diagnose(None, quota, LOAD, START + timedelta(seconds=61))
 
     assert found is not None
     assert (found.message, found.fatal) == ("exceeded quota: gpu", True)
+
+
+def found(seen: PodView, attempt: Attempt = LOAD, after: float = 1) -> Diagnosis:
+    """Return a diagnosis that must be there."""
+    diagnosis = diagnose(seen, None, attempt, START + timedelta(seconds=after))
+    assert diagnosis is not None
+    return diagnosis
+
+
+@pytest.mark.parametrize(
+    ("restarts", "waiting", "fatal", "told"),
+    [
+        (1, "", False, "try 2 of 3"),
+        (1, "CrashLoopBackOff", False, "try 3 of 3"),
+        (2, "", False, "try 3 of 3"),
+        (2, "CrashLoopBackOff", True, "3 times in a row"),
+    ],
+)
+def test_gpu_memory_may_still_be_on_its_way_back_for_three_starts(
+    restarts: int, waiting: str, fatal: bool, told: str
+) -> None:
+    seen = pod(restarts=restarts, waiting_reason=waiting, exit_code=1, exit_message=NO_MEMORY)
+    diagnosis = found(seen)
+
+    assert diagnosis.reason is Reason.OUT_OF_MEMORY
+    assert (diagnosis.fatal, diagnosis.for_good) == (fatal, fatal)
+    assert told in diagnosis.message
+    assert "Free memory on device" in diagnosis.message
+
+
+def test_what_a_model_must_change_to_fit_is_said_when_it_is_not_tried_again() -> None:
+    message = found(pod(**CRASHED, restarts=2, exit_message=NO_MEMORY)).message
+
+    assert "--gpu-memory-utilization" in message
+    assert "--max-model-len" in message
+
+
+def test_restarts_of_an_engine_that_has_served_prove_nothing_about_its_memory() -> None:
+    old = Attempt(START, timedelta(seconds=300), fresh=False)
+    diagnosis = found(pod(**CRASHED, restarts=7, exit_message=NO_MEMORY), old)
+
+    assert (diagnosis.reason, diagnosis.fatal) == (Reason.OUT_OF_MEMORY, True)
+    assert not diagnosis.for_good
+    running = found(pod(restarts=7, exit_code=1, exit_message=NO_MEMORY), old)
+    assert not running.fatal
+    assert "of 3" not in running.message
+
+
+def test_a_load_budget_that_ends_amid_tries_for_memory_proves_nothing_either() -> None:
+    diagnosis = found(pod(restarts=1, exit_code=1, exit_message=NO_MEMORY), after=301)
+
+    assert (diagnosis.reason, diagnosis.fatal) == (Reason.OUT_OF_MEMORY, True)
+    assert not diagnosis.for_good
+
+
+@pytest.mark.parametrize("spared", [60, 61])
+def test_a_pod_is_stuck_a_minute_after_its_grace(spared: float) -> None:
+    ending = pod(
+        terminating=True, must_end_by=START, node="worker", finalizers=("example.com/hold",)
+    )
+    told, reason = why_not_gone([ending], START + timedelta(seconds=spared))
+
+    assert (reason is Reason.POD_STUCK_TERMINATING) == (spared > 60)
+    assert "l4-coder-1" in told
+    if reason:
+        assert "00:00:00Z" in told
+        assert "node worker" in told
+        assert "example.com/hold" in told
+        assert "Do not force" in told
+
+
+def test_a_pod_on_a_silent_node_is_waited_for_by_that_name() -> None:
+    silent = pod(terminating=True, must_end_by=START, node="worker", containers_ready=True)
+    told, reason = why_not_gone([silent], START)
+
+    assert reason is Reason.NODE_NOT_READY
+    assert "worker" in told

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from modelserving_api.status import ModelState
+from modelserving_api.names import ConditionType
+from modelserving_api.status import ConditionStatus, ModelState
 from tests.unit.operator.world import World, spec
 
 MODELS = ("mistral", "coder", "llava")
@@ -19,6 +20,7 @@ class Operating(RuleBasedStateMachine):
     @initialize(lag=st.integers(0, 6), default=st.sampled_from([*MODELS, None]))
     def begin(self, lag: int, default: str | None) -> None:
         fields = {"defaultModel": default} if default else {}
+        self.changes = 0
         self.world = World(spec(swap={"drainTimeoutSeconds": 10}, **fields), lag=lag)
 
     @rule(seconds=st.floats(0.5, 20))
@@ -47,9 +49,54 @@ class Operating(RuleBasedStateMachine):
     def break_model(self, model: str) -> None:
         self.world.broken.add(model)
 
+    @rule(model=st.sampled_from(MODELS), kind=st.sampled_from(("unplaced", "weightless", "wrong")))
+    def take_something_from_a_model(self, model: str, kind: str) -> None:
+        getattr(self.world, kind).add(model)
+
+    @rule(model=st.sampled_from(MODELS), times=st.sampled_from((1, 2, 99)))
+    def let_a_model_want_more_memory_than_there_is(self, model: str, times: int) -> None:
+        self.world.greedy[model] = times
+
     @rule()
     def mend_models(self) -> None:
-        self.world.broken.clear()
+        self._mend()
+
+    def _mend(self) -> None:
+        world = self.world
+        for faults in (world.broken, world.unplaced, world.weightless, world.wrong, world.held):
+            faults.clear()
+        world.greedy.clear()
+
+    @rule(model=st.sampled_from(MODELS))
+    def change_the_spec_of_a_model(self, model: str) -> None:
+        self.changes += 1
+        args = {"engine": {"args": ["--seed", str(self.changes)]}}
+        models = [
+            {**each, **args} if each["name"] == model else each
+            for each in self.world.raw_spec["models"]
+        ]
+        self.world.raw_spec = {**self.world.raw_spec, "models": models}
+
+    @rule()
+    def evict(self) -> None:
+        self.world.evict()
+
+    @rule()
+    def delete_pods(self) -> None:
+        self.world.delete_pods()
+
+    @rule()
+    def hold_ending_pods(self) -> None:
+        self.world.held |= {pod.name for pod in self.world.pods.values() if pod.terminating}
+
+    @rule(mute=st.booleans())
+    def stop_the_kubelet(self, mute: bool) -> None:
+        self.world.silent_since = self.world.silent_since or self.world.now
+        self.world.mute = mute
+
+    @rule()
+    def start_the_kubelet(self) -> None:
+        self.world.silent_since, self.world.mute = None, False
 
     @rule(running=st.integers(0, 2))
     def work(self, running: int) -> None:
@@ -62,7 +109,9 @@ class Operating(RuleBasedStateMachine):
     @rule()
     def kill_engine(self) -> None:
         for uid, pod in self.world.pods.items():
-            self.world.pods[uid] = replace(pod, terminating=True, ready=False)
+            self.world.pods[uid] = replace(
+                pod, terminating=True, ready=False, containers_ready=False
+            )
             self.world.ends[uid] = self.world.now + timedelta(seconds=3)
 
     @invariant()
@@ -72,10 +121,22 @@ class Operating(RuleBasedStateMachine):
             assert self.world.status.model(active).state is ModelState.READY
             assert self.world.status.endpoint is not None
 
+    @invariant()
+    def nothing_is_dark_without_a_reason(self) -> None:
+        if self.world.status.active_model is None and self.world.status.observed_generation:
+            ready = self.world.status.condition(ConditionType.READY)
+            assert ready is not None
+            assert ready.status is ConditionStatus.FALSE
+            assert ready.reason
+            assert ready.message
+
     def teardown(self) -> None:
         """When the trouble ends, what is wanted serves, and nothing is left of the rest."""
         world = self.world
-        world.broken.clear()
+        self._mend()
+        self.start_the_kubelet()
+        # What ran out of memory for good is only tried again as something else.
+        self.change_the_spec_of_a_model("llava")
         world.running = 0
         world.demand("a")
         world.demand("b")

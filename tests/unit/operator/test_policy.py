@@ -518,7 +518,12 @@ def any_facts(draw: st.DrawFn) -> Facts:
             )
             for name in draw(st.sets(model))
         ),
-        blocked={name: ago(-draw(st.floats(1, 600))) for name in draw(st.sets(model))},
+        blocked={
+            name: draw(st.none() | st.floats(-600, -1).map(ago)) for name in draw(st.sets(model))
+        },
+        failed=draw(st.frozensets(model)),
+        proven=tuple(draw(st.lists(model, unique=True))),
+        stands_in=draw(st.booleans()),
         costs=draw(st.just(Costs()) | st.builds(measured, st.floats(0.1, 60), st.floats(0.6, 100))),
     )
 
@@ -579,7 +584,8 @@ def test_no_look_again_oversleeps(given_facts: Facts, share: float) -> None:
         pause = decision.look_again_seconds
         slept = share * (3600 if pause is None else max(pause - 0.05, 0))
         later = replace(given_facts, now=START + timedelta(seconds=slept))
-        if not any(START < retry <= later.now for retry in given_facts.blocked.values()):
+        retries = [retry for retry in given_facts.blocked.values() if retry is not None]
+        if not any(START < retry <= later.now for retry in retries):
             assert isinstance(decide(later), Stay)
 
 
@@ -605,3 +611,57 @@ def test_a_stay_looks_again_in_the_future_and_says_why(given_facts: Facts) -> No
     assert decision.message
     if isinstance(decision, Stay) and decision.look_again_seconds is not None:
         assert decision.look_again_seconds > 0
+
+
+def test_what_failed_for_good_is_never_tried_however_much_it_is_wanted() -> None:
+    decision = decide(
+        facts(
+            active=None,
+            pin="coder",
+            default="coder",
+            demand=(wants("coder", 50),),
+            blocked={"coder": None},
+        )
+    )
+
+    assert isinstance(decision, Stay)
+    assert (decision.cause, decision.dark) == (Cause.ALL_FAILED, Reason.LOAD_FAILED)
+    assert "before its spec changes" in decision.message
+    assert decision.look_again_seconds is None
+
+
+def test_of_all_that_failed_the_first_that_may_be_tried_is_told() -> None:
+    blocked = {"coder": None, "mistral": ago(-60)}
+    decision = decide(facts(active=None, pin="coder", default="mistral", blocked=blocked))
+
+    assert isinstance(decision, Stay)
+    assert "coder, mistral" in decision.message
+    assert decision.look_again_seconds == pytest.approx(60)
+
+
+@pytest.mark.parametrize("ought", ["pin", "default", "last_working"])
+def test_where_what_ought_to_serve_cannot_the_latest_that_worked_stands_in(ought: str) -> None:
+    decision = decide(
+        facts(
+            active=None,
+            blocked={"coder": ago(-60)},
+            proven=("coder", "llava", "mistral"),
+            **{ought: "coder"},
+        )
+    )
+
+    assert isinstance(decision, SwapTo)
+    assert (decision.model, decision.reason) == ("llava", Reason.ROLLED_BACK)
+
+
+def test_nothing_stands_in_for_what_a_request_alone_wanted() -> None:
+    decision = decide(
+        facts(
+            active=None,
+            demand=(wants("coder", 5),),
+            blocked={"coder": ago(-60)},
+            proven=("llava",),
+        )
+    )
+
+    assert isinstance(decision, Stay)

@@ -42,6 +42,13 @@ from modelserving_operator.standing import declared
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TERMINATION = timedelta(seconds=7)
 LOAD = timedelta(seconds=3)
+BACK_OFF = timedelta(seconds=10)
+"""The kubelet's pause before the third start of a container, and here before each later one."""
+NODE_GRACE = timedelta(seconds=40)
+"""How long nothing is heard of a node until its Pods are called unready."""
+
+NO_MEMORY = "torch.OutOfMemoryError: CUDA out of memory"
+NO_DIRECTORY = 'FailedMount: for volume "weights" : hostPath type check failed: not a directory'
 
 
 def model(name: str, gpu_memory: str = "7Gi", **fields: Any) -> dict[str, Any]:
@@ -78,8 +85,19 @@ class World:
     pods: dict[str, PodView] = field(default_factory=dict)
     ends: dict[str, datetime] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    greedy: dict[str, int] = field(default_factory=dict)
+    """How often the engine of a model runs out of GPU memory in each of its Pods."""
     wrong: set[str] = field(default_factory=set)
     hanging: set[str] = field(default_factory=set)
+    unplaced: set[str] = field(default_factory=set)
+    """Models for whose Pods there is no node."""
+    weightless: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    """Names of Pods that a finalizer keeps."""
+    silent_since: datetime | None = None
+    """Since when the node's kubelet is away."""
+    mute: bool = False
+    """Engines answer nothing."""
     running: int = 0
     finished: int = 0
     lag: int = 0
@@ -147,7 +165,7 @@ class World:
         pod = engine_to_watch(seen)
         if pod is None:
             return seen
-        activity = EngineActivity(self.running, 0, self.finished)
+        activity = None if self.mute else EngineActivity(self.running, 0, self.finished)
         idle_since = self.idle.update(pod.uid, activity, self.now)
         return replace(seen, activity=activity, idle_since=idle_since)
 
@@ -184,6 +202,23 @@ class World:
     def active(self, name: str | None) -> Callable[["World"], bool]:
         """Return a condition: this model is active and no swap goes on."""
         return lambda world: world.status.active_model == name and world.status.current_swap is None
+
+    def evict(self) -> None:
+        """Let the kubelet evict whatever runs."""
+        for uid, pod in self.pods.items():
+            if pod.is_alive and pod.scheduled and self.silent_since is None:
+                told: dict[str, Any] = {
+                    "status_reason": "Evicted",
+                    "status_message": "The node was low on disk.",
+                }
+                ended = replace(pod, phase="Failed", ready=False, containers_ready=False)
+                self.pods[uid] = replace(ended, **told)
+
+    def delete_pods(self) -> None:
+        """Let somebody delete every Pod."""
+        for uid, pod in self.pods.items():
+            if not pod.terminating:
+                self._end(uid, pod)
 
     def _act(self, seen: Observation, action: Action) -> None:
         self.acted.append(action)
@@ -229,14 +264,16 @@ class World:
             view = self.deployments.get(pod.model)
             wanted = view is not None and view.replicas > 0 and view.spec_hash == pod.spec_hash
             if not wanted and not pod.terminating:
-                self.pods[uid] = replace(pod, terminating=True, ready=False)
-                self.ends[uid] = self.now + TERMINATION
-            elif pod.terminating and self.now >= self.ends[uid]:
+                self._end(uid, pod)
+            elif self.silent_since is not None and pod.scheduled:
+                away = self.now - self.silent_since >= NODE_GRACE
+                self.pods[uid] = replace(pod, ready=pod.ready and not away)
+            elif pod.terminating and self.now >= self.ends[uid] and pod.name not in self.held:
                 del self.pods[uid]
-            elif not pod.terminating:
+            elif pod.is_alive:
                 self.pods[uid] = self._age(pod)
         for name, view in self.deployments.items():
-            alive = any(pod.model == name and not pod.terminating for pod in self.pods.values())
+            alive = any(pod.model == name and pod.is_alive for pod in self.pods.values())
             if view.replicas > 0 and not alive:
                 self._made += 1
                 uid = f"pod-{self._made}"
@@ -250,18 +287,55 @@ class World:
                 )
         self._past.append((dict(self.deployments), dict(self.pods)))
 
+    def _end(self, uid: str, pod: PodView) -> None:
+        """Begin to delete a Pod. Its kubelet takes it away later, unless it never had one."""
+        self.ends[uid] = self.now + (TERMINATION if pod.scheduled else timedelta(0))
+        ending = replace(pod, terminating=True, ready=False, must_end_by=self.ends[uid])
+        heard = self.silent_since is None
+        self.pods[uid] = replace(ending, containers_ready=pod.containers_ready and not heard)
+
     def _age(self, pod: PodView) -> PodView:
-        pod = replace(pod, phase="Running", scheduled=True, ip="10.0.0.1")
+        # The anti-affinity: no Pod is placed while another may hold the GPU.
+        others = any(
+            each.holds_gpu and each.scheduled for each in self.pods.values() if each is not pod
+        )
+        unplaced = pod.model in self.unplaced or self.silent_since is not None
+        if not pod.scheduled and (unplaced or others):
+            return replace(pod, unschedulable_message="0/1 nodes are available")
+        bound = pod.bound or self.now
+        pod = replace(pod, scheduled=True, unschedulable_message="", bound=bound, node="worker")
+        if pod.model in self.weightless:
+            late = self.now - bound > timedelta(seconds=10)
+            return replace(pod, trouble=NO_DIRECTORY if late else "")
+        pod = replace(pod, phase="Running", ip="10.0.0.1", container_created=True)
         if pod.model in self.broken:
             return replace(
                 pod,
                 ready=False,
+                containers_ready=False,
                 waiting_reason="CrashLoopBackOff",
                 exit_code=1,
-                exit_message="torch.OutOfMemoryError: CUDA out of memory",
+                exit_message="RuntimeError: an unknown flag",
             )
-        loaded = self.now >= pod.created + LOAD and pod.model not in self.hanging
-        return replace(pod, ready=loaded)
+        if pod.model in self.greedy:
+            return self._starve(pod, bound, self.greedy[pod.model])
+        loaded = self.now >= bound + LOAD and pod.model not in self.hanging
+        return replace(pod, ready=loaded, containers_ready=loaded)
+
+    def _starve(self, pod: PodView, bound: datetime, times: int) -> PodView:
+        """Run out of GPU memory so many times, started again as the kubelet does, then load."""
+        crash = bound
+        for restarts in range(times):
+            crash = crash + LOAD + (BACK_OFF if restarts > 1 else timedelta(0))
+            again = crash + (BACK_OFF if restarts > 0 else timedelta(0))
+            if self.now < crash:
+                break
+            words: dict[str, Any] = {"exit_code": 1, "exit_message": NO_MEMORY}
+            waiting = "CrashLoopBackOff" if self.now < again else ""
+            started = restarts + (0 if waiting else 1)
+            pod = replace(pod, restarts=started, waiting_reason=waiting, **words)
+        loaded = pod.restarts >= times and self.now >= crash + BACK_OFF + LOAD
+        return replace(pod, ready=loaded, containers_ready=loaded)
 
     def _check_r1(self) -> None:
         up = [name for name, view in self.deployments.items() if view.replicas > 0]
