@@ -6,6 +6,7 @@ when it ends: the run fails on one violation, whatever the tests said.
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,48 @@ _WORLD = pytest.StashKey[World]()
 HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the cluster, so that a person can deselect it."""
+_RAN = pytest.StashKey["Ran"]()
+
+LAST = "test_rights.py"
+"""It judges what all the others have made the programs do."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Which part of this suite a run has."""
+
+    whole: bool
+    said: str
+
+
+def whole_suite(config: pytest.Config) -> Ran:
+    """Tell whether all of this suite is being run."""
+    return config.stash[_RAN]
+
+
+def _part_of(config: pytest.Config, items: list[pytest.Item]) -> Ran:
+    chosen = {item.path.name for item in items if item.path.parent == HERE}
+    absent = {path.name for path in HERE.glob("test_*.py")} - chosen
+    if absent:
+        return Ran(False, f"without {', '.join(sorted(absent))}")
+    if config.option.keyword or any("::" in each for each in config.args):
+        return Ran(False, "only tests chosen by name")
+    return Ran(True, "all of it")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs the cluster, so that a person can deselect it; judge rights last."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
+    last = [item for item in items if item.path == HERE / LAST]
+    items[:] = [*(item for item in items if item not in last), *last]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note what is left once others have deselected."""
+    session.config.stash[_RAN] = _part_of(session.config, session.items)
 
 
 @pytest.fixture(scope="session")

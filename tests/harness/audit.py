@@ -22,6 +22,8 @@ _OLD_FILES: Final = 1
 """An entry has 1 kB and a whole run of the cluster tests some 10,000 of them: one file is enough,
 and a cluster that is kept for weeks does not fill the disk."""
 
+_DECISION: Final = "authorization.k8s.io/decision"
+
 # Programs of the cluster itself, which have service accounts, too.
 _SYSTEM_NAMESPACES: Final = ("kube-system", "local-path-storage")
 
@@ -89,6 +91,8 @@ class Request:
     namespace: str
     status: int
     uri: str
+    forbidden: bool
+    """Refused for want of a permission. Admission says 403 as well, of a quota for example."""
 
     @classmethod
     def parse(cls, event: Mapping[str, Any]) -> "Request":
@@ -105,6 +109,7 @@ class Request:
             namespace=target.get("namespace", ""),
             status=(event.get("responseStatus") or {}).get("code", 0),
             uri=event["requestURI"],
+            forbidden=(event.get("annotations") or {}).get(_DECISION) == "forbid",
         )
 
 

@@ -168,7 +168,11 @@ def ensure_namespace(cluster: Cluster, namespace: str) -> None:
     manifest = {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": namespace, "labels": {HARNESS_LABEL: "true"}},
+        "metadata": {
+            "name": namespace,
+            # Engines mount the node's directories; some clusters forbid that unless told.
+            "labels": {HARNESS_LABEL: "true", "pod-security.kubernetes.io/enforce": "privileged"},
+        },
     }
     apply(cluster, manifest)
 

@@ -41,6 +41,16 @@ def test_a_request_for_no_object_and_one_without_an_answer_are_read() -> None:
     assert (request.group, request.resource, request.status) == ("", "", 0)
 
 
+@pytest.mark.parametrize(("decision", "forbidden"), [("forbid", True), ("allow", False)])
+def test_what_a_permission_lacked_for_is_told_from_what_admission_refused(
+    decision: str, forbidden: bool
+) -> None:
+    refused = {**EVENT, "responseStatus": {"code": 403}}
+    refused["annotations"] = {"authorization.k8s.io/decision": decision}
+    assert audit.Request.parse(refused).forbidden is forbidden
+    assert audit.Request.parse(EVENT).forbidden is False
+
+
 def test_rotated_files_come_first_and_half_a_line_is_not_read(tmp_path: Path) -> None:
     def line(verb: str) -> str:
         return json.dumps({**EVENT, "verb": verb}) + "\n"
