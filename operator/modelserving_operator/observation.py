@@ -258,9 +258,9 @@ class Observation:
     probe: ProbeResult | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     """Models whose manifests the API server refused, and what it said."""
-    settling: frozenset[tuple[str, str]] = frozenset()
-    """Kinds and names of objects that we have written or deleted just now: the watches may still
-    tell of them as they were."""
+    just_done: frozenset[object] = frozenset()
+    """Actions that were carried out a moment ago: the watches may still tell of what they changed,
+    and planning them again is no news."""
 
     def engine_pod(self, model: str) -> PodView | None:
         """Return the Pod that serves or loads a model: one that answers goes before a newer one."""

@@ -108,13 +108,13 @@ class _Memory:
     probe: ProbeResult | None = None
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and kind: what the API server said when it refused the object the last time."""
-    written: dict[tuple[str, str], datetime] = field(default_factory=dict)
-    """By kind and name: when we have last written or deleted an object."""
+    done: dict[Action, datetime] = field(default_factory=dict)
+    """When each action was last begun."""
 
-    def settling(self, now: datetime) -> frozenset[tuple[str, str]]:
-        """Return what was written so short a time ago that the watches may lag behind."""
-        self.written = {key: at for key, at in self.written.items() if now - at < _SETTLED_AFTER}
-        return frozenset(self.written)
+    def just_done(self, now: datetime) -> frozenset[Action]:
+        """Return what was done so short a time ago that the watches may lag behind."""
+        self.done = {action: at for action, at in self.done.items() if now - at < _SETTLED_AFTER}
+        return frozenset(self.done)
 
 
 class Reconciler:
@@ -204,7 +204,7 @@ class Reconciler:
             expired_requesters=tuple(expired),
             probe=memory.probe,
             refused={model: message for (model, _), message in memory.refused.items()},
-            settling=memory.settling(now),
+            just_done=memory.just_done(now),
         )
         pod = engine_to_watch(seen)
         if pod is None:
@@ -281,6 +281,7 @@ class Reconciler:
     async def _act(self, body: KubernetesObject, seen: Observation, action: Action) -> float:
         """Carry out one action and return after how many seconds its effect should be looked at."""
         serving = seen.serving
+        self._memories[serving.uid].done[action] = seen.now
         match action:
             case ApplyDeployment(model):
                 return await self._apply_deployment(seen, model, replicas=0)
@@ -290,12 +291,10 @@ class Reconciler:
                     service = manifests.service(serving, declared_model)
                     return await self._apply(seen, model, service)
             case ScaleDown(deployment, replicas):
-                self._note("Deployment", deployment, seen)
                 await self._api.scale_down(serving.namespace, deployment, replicas)
             case ScaleUp(model):
                 return await self._scale_up(seen, model)
             case Delete(kind, name):
-                self._note(kind, name, seen)
                 await self._api.delete(kind, serving.namespace, name)
             case RemoveRequest(requester):
                 await self._api.remove_request(body, requester)
@@ -303,9 +302,6 @@ class Reconciler:
                 self._memories[serving.uid].probe = await self._engines.probe(action)
                 return 0.0
         return RESYNC_SECONDS
-
-    def _note(self, kind: str, name: str, seen: Observation) -> None:
-        self._memories[seen.serving.uid].written[kind, name] = seen.now
 
     async def _scale_up(self, seen: Observation, model: str) -> float:
         """Scale up only on a fresh list: what the watches told may be old by now (R4)."""
@@ -334,7 +330,6 @@ class Reconciler:
 
         Otherwise one model's bad resources would stop the swaps of all the others.
         """
-        self._note(manifest["kind"], manifest["metadata"]["name"], seen)
         refused = self._memories[seen.serving.uid].refused
         key = (model, manifest["kind"])
         refusal = await self._refusal(seen, model, manifest)

@@ -85,8 +85,7 @@ def _steps(seen: Observation, planned: tuple[Action, ...]) -> Steps:
 def _deployment(seen: Observation, model: Model, name: str) -> Steps:
     view = seen.deployments.get(model.name)
     if view is None:
-        yield from _missing(seen, model, "Deployment", name)
-        yield ApplyDeployment(model.name)
+        yield from _made(seen, model, "Deployment", ApplyDeployment(model.name))
     elif view.replicas == 0 and (paths := edited(seen, model.name)):
         yield from _remade(seen, "Deployment", name, paths)
     elif view.replicas == 0 and not up_to_date(seen, model.name):
@@ -96,8 +95,7 @@ def _deployment(seen: Observation, model: Model, name: str) -> Steps:
 def _service(seen: Observation, model: Model, name: str) -> Steps:
     view = seen.services.get(model.name)
     if view is None:
-        yield from _missing(seen, model, "Service", name)
-        yield ApplyService(model.name)
+        yield from _made(seen, model, "Service", ApplyService(model.name))
         return
     wanted: dict[str, Any] = manifests.service(seen.serving, model)["metadata"]["annotations"]
     if {SPEC_HASH_ANNOTATION: view.spec_hash} != wanted:
@@ -106,20 +104,22 @@ def _service(seen: Observation, model: Model, name: str) -> Steps:
         yield from _remade(seen, "Service", name, paths)
 
 
-def _missing(seen: Observation, model: Model, kind: Kind, name: str) -> Steps:
-    """Tell of an object that was there: its model has a status, and it was not us."""
+def _made(seen: Observation, model: Model, kind: Kind, action: Action) -> Steps:
+    """Make an object; if it was there, somebody has deleted it: its model has a status by then."""
+    name = manifests.object_name(seen.serving.name, model.name)
     known = any(each.name == model.name for each in seen.serving.status.models)
-    if known and model.name not in seen.refused and (kind, name) not in seen.settling:
+    if known and model.name not in seen.refused and Delete(kind, name) not in seen.just_done:
         told = f"{kind} {name} was deleted by hand; it is made anew"
-        yield Announcement("Warning", Reason.DELETED_BY_HAND, told)
+        yield from _told(seen, action, Reason.DELETED_BY_HAND, told)
+    yield action
 
 
 def _remade(seen: Observation, kind: Kind, name: str, paths: tuple[str, ...]) -> Steps:
-    """Delete an edited object: an apply would leave what was added to it."""
-    if (kind, name) not in seen.settling:
-        told = edited_message(f"{kind} {name}", paths)
-        yield Announcement("Warning", Reason.EDITED_BY_HAND, told)
-    yield Delete(kind, name)
+    """Delete an edited object, which is then made anew: an apply would leave what was added."""
+    action = Delete(kind, name)
+    told = edited_message(f"{kind} {name}", paths)
+    yield from _told(seen, action, Reason.EDITED_BY_HAND, told)
+    yield action
 
 
 def _put_back(seen: Observation, active: str | None) -> Steps:
@@ -127,10 +127,15 @@ def _put_back(seen: Observation, active: str | None) -> Steps:
         allowed = 1 if view.model == active else 0
         if view.replicas <= allowed:
             continue
-        if ("Deployment", view.name) not in seen.settling:
-            told = (
-                f"Deployment {view.name} was scaled to {view.replicas} by hand while "
-                f"{active or 'nothing'} serves; it is put back to {allowed}"
-            )
-            yield Announcement("Warning", Reason.SCALED_BY_HAND, told)
-        yield ScaleDown(view.name, replicas=allowed)
+        action = ScaleDown(view.name, replicas=allowed)
+        told = (
+            f"Deployment {view.name} was scaled to {view.replicas} by hand while "
+            f"{active or 'nothing'} serves; it is put back to {allowed}"
+        )
+        yield from _told(seen, action, Reason.SCALED_BY_HAND, told)
+        yield action
+
+
+def _told(seen: Observation, action: Action, reason: Reason, message: str) -> Steps:
+    if action not in seen.just_done:
+        yield Announcement("Warning", reason, message)
