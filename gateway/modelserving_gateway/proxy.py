@@ -185,12 +185,18 @@ class Proxy:
             self._count_wait(exchange, time.monotonic() - begun)
         if isinstance(granted, Turn):
             return granted
-        if not exchange.fell_back:
+        if not exchange.fell_back and not self._is_renamed(exchange):
             raise granted.error
-        # What it fell back to has gone before its turn: that must not be swapped in for it.
+        # What it fell back to has gone before its turn, and must not be swapped in for it; or its
+        # model has another name by now.
         exchange.held = None
         self._choose_model(exchange)
         return None
+
+    def _is_renamed(self, exchange: Exchange) -> bool:
+        """Tell whether the name that was asked for has come to mean another model."""
+        meant = self._dispatcher.catalog.model_called(exchange.asked)
+        return meant is not None and meant != exchange.model
 
     async def _wait_for_turn(self, exchange: Exchange) -> Turn | Refuse:
         exchange.budget = min(

@@ -104,6 +104,32 @@ async def test_demand_is_the_models_name_even_when_an_alias_was_asked_for(
     assert [answer.json()["model"] for answer in answers] == ["gpt-4", "mistral"]
 
 
+async def test_who_waits_for_a_model_that_is_renamed_waits_for_it_by_its_new_name(
+    start: Start, engine: Engine
+) -> None:
+    """The old name goes on as an alias: it is never a 404."""
+    cluster = active(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking("coder")
+    await eventually(lambda: cluster.demand() == {"coder": 1})
+    renamed = serving(models={"mistral": [], "coder-2": ["coder"]})["spec"]["models"]
+    cluster.set_spec("l4", models=renamed)
+    await eventually(lambda: cluster.demand() == {"coder-2": 1})
+    cluster.set_status("l4", activeModel="coder-2", endpoint=engine.url)
+    answer = await asking
+    assert answer.json()["model"] == "coder"
+    assert engine.requests[-1].json["model"] == "coder-2"
+
+
+async def test_who_waits_for_a_model_that_is_removed_is_told(start: Start, engine: Engine) -> None:
+    cluster = active(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking("coder")
+    await gateway.held(1)
+    cluster.set_spec("l4", models=serving(models={"mistral": []})["spec"]["models"])
+    assert error(await asking) == (404, "model_not_found")
+
+
 async def test_demand_is_renewed_while_it_lasts(start: Start, engine: Engine) -> None:
     cluster = active(engine)
     gateway = await start(cluster, renew_seconds=0.05)
