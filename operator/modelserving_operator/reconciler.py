@@ -43,15 +43,13 @@ from modelserving_operator.observation import (
     last_warning,
 )
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
+from modelserving_operator.recent_actions import RecentActions
 from modelserving_operator.standing import declared, endpoint_of
 
 _log = structlog.get_logger(__name__)
 
 _UNSAFE_PAUSE_SECONDS: Final = 0.25
 """Until the next try of a scale-up that a fresh list did not allow."""
-
-_SETTLED_AFTER: Final = timedelta(seconds=10)
-"""After a write of ours every watch has told of it: they take milliseconds, in trouble seconds."""
 
 KubernetesObject = dict[str, Any]
 
@@ -108,13 +106,7 @@ class _Memory:
     probe: ProbeResult | None = None
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and kind: what the API server said when it refused the object the last time."""
-    done: dict[Action, datetime] = field(default_factory=dict)
-    """When each action was last begun."""
-
-    def just_done(self, now: datetime) -> frozenset[Action]:
-        """Return what was done so short a time ago that the watches may lag behind."""
-        self.done = {action: at for action, at in self.done.items() if now - at < _SETTLED_AFTER}
-        return frozenset(self.done)
+    recent: RecentActions = field(default_factory=RecentActions)
 
 
 class Reconciler:
@@ -204,8 +196,8 @@ class Reconciler:
             expired_requesters=tuple(expired),
             probe=memory.probe,
             refused={model: message for (model, _), message in memory.refused.items()},
-            just_done=memory.just_done(now),
         )
+        seen = replace(seen, just_done=memory.recent.unseen(seen))
         pod = engine_to_watch(seen)
         if pod is None:
             return seen
@@ -281,7 +273,7 @@ class Reconciler:
     async def _act(self, body: KubernetesObject, seen: Observation, action: Action) -> float:
         """Carry out one action and return after how many seconds its effect should be looked at."""
         serving = seen.serving
-        self._memories[serving.uid].done[action] = seen.now
+        self._memories[serving.uid].recent.note(action, seen)
         match action:
             case ApplyDeployment(model):
                 return await self._apply_deployment(seen, model, replicas=0)
