@@ -3,7 +3,8 @@
 Thin: HTTP in, plain values out. An engine that does not answer is no error here, it is a finding.
 """
 
-from typing import Any, Final
+import asyncio
+from typing import Final
 
 import httpx
 import structlog
@@ -11,6 +12,12 @@ from httpx_aiohttp import AiohttpTransport
 
 from modelserving_operator.actions import Probe
 from modelserving_operator.activity import parse_activity
+from modelserving_operator.completion import (
+    JsonObject,
+    problem_of,
+    problem_of_embedding,
+    question,
+)
 from modelserving_operator.observation import EngineActivity, ProbeResult
 
 _log = structlog.get_logger(__name__)
@@ -21,7 +28,8 @@ _METRICS_TIMEOUT: Final = httpx.Timeout(2.0)
 _PROBE_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
 """The first token after a load may pay for a last compilation."""
 
-_PROBE_PROMPT: Final = "Hello"
+_WHOLE_PROBE_SECONDS: Final = 120.0
+"""For all its requests: an engine that sends a byte now and then must not hold the loop."""
 
 _NOT_GENERATIVE: Final = frozenset({400, 404, 405, 501})
 """What vLLM answers on /v1/completions when the model only embeds."""
@@ -48,48 +56,36 @@ class EngineClient:
             return None
 
     async def probe(self, probe: Probe) -> ProbeResult:
-        """Ask for one real token: an engine with an open port can still be broken."""
+        """Ask for a real completion: an engine with an open port can still be broken."""
         try:
-            return await self._probe(probe.endpoint, probe.model, probe.pod_uid)
-        except (httpx.HTTPError, ValueError) as error:
-            return ProbeResult(probe.pod_uid, ok=False, message=f"no completion: {error!r}")
+            async with asyncio.timeout(_WHOLE_PROBE_SECONDS):
+                problem = await self._problem(probe)
+        except (httpx.HTTPError, ValueError, TimeoutError) as error:
+            problem = f"no completion: {error!r}"
+        return ProbeResult(probe.pod_uid, ok=problem is None, message=problem or "")
 
-    async def _probe(self, endpoint: str, model: str, pod_uid: str) -> ProbeResult:
-        response = await self._http.post(
-            f"{endpoint}/v1/completions",
-            json={"model": model, "prompt": _PROBE_PROMPT, "max_tokens": 1, "temperature": 0},
-            timeout=_PROBE_TIMEOUT,
-        )
-        if response.status_code in _NOT_GENERATIVE:
-            return await self._probe_embedding(endpoint, model, pod_uid, response)
+    async def _problem(self, probe: Probe) -> str | None:
+        for logprobs in (True, False):
+            asked = question(probe.model, probe.check, logprobs=logprobs)
+            response = await self._ask(f"{probe.endpoint}/v1/completions", asked)
+            if response.status_code == httpx.codes.OK:
+                return problem_of(response.json(), probe.model, probe.check, logprobs=logprobs)
+            if response.status_code != httpx.codes.BAD_REQUEST:
+                break
+            # Perhaps it must not tell probabilities.
+        if response.status_code in _NOT_GENERATIVE and probe.check.expected_text is None:
+            return await self._problem_of_embedding(probe, response)
+        return _refusal(response)
+
+    async def _problem_of_embedding(self, probe: Probe, refused: httpx.Response) -> str | None:
+        asked = {"model": probe.model, "input": probe.check.prompt}
+        response = await self._ask(f"{probe.endpoint}/v1/embeddings", asked)
         if response.status_code != httpx.codes.OK:
-            return ProbeResult(pod_uid, ok=False, message=_refusal(response))
-        problem = completion_problem(response.json())
-        return ProbeResult(pod_uid, ok=problem is None, message=problem or "")
+            return _refusal(refused)
+        return problem_of_embedding(response.json())
 
-    async def _probe_embedding(
-        self, endpoint: str, model: str, pod_uid: str, refused: httpx.Response
-    ) -> ProbeResult:
-        response = await self._http.post(
-            f"{endpoint}/v1/embeddings",
-            json={"model": model, "input": _PROBE_PROMPT},
-            timeout=_PROBE_TIMEOUT,
-        )
-        if response.status_code != httpx.codes.OK:
-            return ProbeResult(pod_uid, ok=False, message=_refusal(refused))
-        answer = response.json()
-        embedded = bool(answer.get("data") and answer["data"][0].get("embedding"))
-        return ProbeResult(pod_uid, ok=embedded, message="" if embedded else "an empty embedding")
-
-
-def completion_problem(answer: Any) -> str | None:
-    """Return what is wrong with a completion of one token, or None when nothing is."""
-    if not isinstance(answer, dict) or not answer.get("choices"):
-        return "the completion has no choices"
-    usage = answer.get("usage") or {}
-    if usage.get("completion_tokens", 0) < 1:
-        return "the completion is empty: no token was generated"
-    return None
+    async def _ask(self, url: str, body: JsonObject) -> httpx.Response:
+        return await self._http.post(url, json=body, timeout=_PROBE_TIMEOUT)
 
 
 def _refusal(response: httpx.Response) -> str:

@@ -59,6 +59,14 @@ def labels(serving: str, model: str) -> dict[str, str]:
     return {SERVING_LABEL: serving, MODEL_LABEL: model}
 
 
+_SILENT_NODE: Final = tuple(
+    {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute"}
+    for state in ("not-ready", "unreachable")
+)
+"""Without these a Pod is deleted five minutes after its kubelet was last heard of. That ends an
+engine which may well answer, and no other could take its place: nobody can say when it is gone."""
+
+
 def deployment(serving: ModelServing, model: Model, replicas: int) -> dict[str, Any]:
     """Return the Deployment of a model, for server-side apply."""
     template = _pod_template(serving, model)
@@ -140,6 +148,7 @@ def _metadata(serving: ModelServing, model: str, spec_hash: str) -> dict[str, An
 def _pod_template(serving: ModelServing, model: Model) -> dict[str, Any]:
     spec, engine = serving.spec, serving.spec.engine
     pod: dict[str, Any] = {
+        "tolerations": [*(_dump(each) for each in spec.node.tolerations), *_SILENT_NODE],
         # The engine needs nothing of the API server.
         "automountServiceAccountToken": False,
         # A Service called vllm would inject VLLM_PORT=tcp://…, on which vLLM crashes.
@@ -164,8 +173,6 @@ def _pod_template(serving: ModelServing, model: Model) -> dict[str, Any]:
     }
     if spec.node.node_selector:
         pod["nodeSelector"] = dict(spec.node.node_selector)
-    if spec.node.tolerations:
-        pod["tolerations"] = [_dump(each) for each in spec.node.tolerations]
     if spec.node.runtime_class_name:
         pod["runtimeClassName"] = spec.node.runtime_class_name
     if engine.image_pull_secrets:

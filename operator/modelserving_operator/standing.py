@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from modelserving_api.spec import CompletionCheck, Model
+from modelserving_api.spec import Model
 from modelserving_operator import manifests
 from modelserving_operator.departures import departures
 from modelserving_operator.observation import SPEC_HASH_ANNOTATION, Observation, PodView
@@ -70,11 +70,9 @@ def has_failed(seen: Observation, model: Model) -> bool:
 
 
 def load_hash(seen: Observation, model: Model) -> str:
-    """Return a hash of all that a load depends on: what the Pod is made of, and what is asked."""
+    """Return a hash of all that a load depends on: the Pod's template, its budget, its probe."""
     spec_hash = manifests.spec_hash(seen.serving, model)
-    if model.probe == CompletionCheck():
-        return spec_hash
-    return manifests.digest([spec_hash, model.probe.model_dump()])
+    return manifests.digest([spec_hash, model.load_timeout_seconds, model.probe.model_dump()])
 
 
 def blocked(seen: Observation) -> dict[str, datetime | None]:

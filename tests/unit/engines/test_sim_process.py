@@ -7,6 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from modelserving_operator import words
+from modelserving_operator.actions import Probe
+from modelserving_operator.engine_client import EngineClient
 from tests.harness.engines import gpu_lock
 from tests.unit.engines.conftest import SimProcess, Start, eventually
 
@@ -119,6 +122,31 @@ def test_wrong_output_is_an_answer_without_content(start: Start) -> None:
     answer = start("mistral", SIM_FAULT="empty").ask()
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["message"]["content"] == ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("", None),
+        ("empty", "the completion is empty: its tokens have no text"),
+        ("garbage", "the completion's tokens are no likely ones"),
+    ],
+)
+async def test_what_the_operator_asks_tells_an_engine_that_works_from_one_that_cannot(
+    start: Start, fault: str, told: str | None
+) -> None:
+    engine = start("mistral", SIM_FAULT=fault)
+    client = EngineClient()
+    result = await client.probe(Probe("mistral", "pod", engine.url))
+    await client.close()
+    assert result.ok == (told is None)
+    assert result.message.startswith(told or "")
+
+
+def test_an_engine_without_weights_says_so_in_vllms_words(start: Start) -> None:
+    engine = start("mistral", SIM_FAULT="weights")
+    assert engine.exit_code() == 1
+    assert words.weights_missing(engine.log)
 
 
 def test_an_engine_that_dies_breaks_the_stream_that_it_was_sending(start: Start) -> None:

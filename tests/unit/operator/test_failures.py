@@ -343,6 +343,21 @@ def test_what_was_asked_for_once_and_failed_is_not_tried_for_ever() -> None:
     assert ready_of(world).reason == Reason.NO_DEMAND
 
 
+def test_a_longer_load_budget_makes_a_load_that_took_too_long_worth_another_try() -> None:
+    world = serving_world(models=[model("mistral"), model("coder", loadTimeoutSeconds=20)])
+    world.hanging.add("coder")
+    world.demand("gateway-a", coder=1)
+    keep_asking(world, 200, until=lambda world: world.status.model("coder").failures == 2)
+    world.run(seconds=60, until=world.active("mistral"))
+    world.hanging.clear()
+    world.raw_spec = {
+        **world.raw_spec,
+        "models": [model("mistral"), model("coder", loadTimeoutSeconds=600)],
+    }
+    world.demand("gateway-a", coder=1)
+    world.run(seconds=25, until=world.active("coder"))
+
+
 def test_another_expected_text_makes_a_failed_probe_worth_another_try() -> None:
     world = serving_world()
     world.wrong.add("coder")

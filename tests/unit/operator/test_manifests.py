@@ -204,3 +204,13 @@ def test_names_that_had_to_change_do_not_collide(
     one: tuple[str, str], other: tuple[str, str]
 ) -> None:
     assert manifests.object_name(*one) != manifests.object_name(*other)
+
+
+def test_an_engine_is_not_ended_because_its_kubelet_is_away() -> None:
+    own = {"key": "gpu", "operator": "Exists"}
+    tolerations = pod_spec(node={"gpuMemory": "24Gi", "tolerations": [own]})["tolerations"]
+
+    assert own in tolerations
+    for_ever = [each["key"] for each in tolerations if each.get("effect") == "NoExecute"]
+    assert for_ever == ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+    assert not any("tolerationSeconds" in each for each in tolerations)

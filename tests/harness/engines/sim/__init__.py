@@ -15,7 +15,10 @@ What an engine does is set by environment variables (`behaviour` reads them):
     SIM_FAULT                crash   exits once it would have loaded, with SIM_EXIT_CODE (1)
                              oom     prints a CUDA out-of-memory traceback then, and exits with 1
                              hang    never finishes loading
-                             empty   serves, but every answer is empty
+                             empty   serves, but every answer is one token without text
+                             garbage serves, but every token is "!", and its probability zero, as of
+                                     a model whose weights are corrupt
+                             weights ends before it loads, as one without its weights
                              die     serves, but exits after SIM_DIE_AFTER_TOKENS (3) of an answer
     SIM_FAULT_TIMES          only the first N starts of this model on this node have the fault
     SIM_IGNORE_SIGTERM       1: only SIGKILL ends it

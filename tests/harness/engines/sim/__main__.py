@@ -80,6 +80,8 @@ def _load(acts: Behaviour) -> None:
     time.sleep(acts.load_seconds)
     if acts.fault is Fault.CRASH:
         failures.crash(acts.exit_code)
+    if acts.fault is Fault.NO_WEIGHTS:
+        failures.die_without_weights()
     if acts.fault is Fault.OUT_OF_MEMORY:
         failures.die_of_memory()
     while acts.fault is Fault.HANG:

@@ -18,6 +18,8 @@ class Fault(StrEnum):
     OUT_OF_MEMORY = "oom"
     HANG = "hang"
     EMPTY = "empty"
+    GARBAGE = "garbage"
+    NO_WEIGHTS = "weights"
     DIE = "die"
 
 

@@ -106,8 +106,11 @@ class Engine:
         interrupted: asyncio.Event,
     ) -> AsyncGenerator[Piece, None]:
         if self._behaviour.fault is Fault.EMPTY:
+            self.metrics.generation_tokens.inc()
             yield Piece("", answer.finish_reason)
             return
+        if self._behaviour.fault is Fault.GARBAGE:
+            answer = Answer(("!",) * len(answer.tokens), answer.finish_reason)
         pace = self._behaviour.seconds_per_token if seconds_per_token is None else seconds_per_token
         due = time.monotonic() + self._behaviour.first_token_seconds
         for i, token in enumerate(answer.tokens):

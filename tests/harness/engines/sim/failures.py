@@ -18,6 +18,21 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
 """
 
 
+NO_WEIGHTS = """\
+(APIServer pid={pid}) pydantic_core._pydantic_core.ValidationError: 1 error for ModelConfig
+(APIServer pid={pid})   Value error, Invalid repository ID or local directory specified: 'sim'.
+(APIServer pid={pid}) Please verify the following requirements:
+(APIServer pid={pid}) 1. Provide a valid Hugging Face repository ID.
+"""
+
+
+def die_without_weights() -> NoReturn:
+    """Say that there is nothing to load, and exit with 1."""
+    sys.stderr.write(NO_WEIGHTS.format(pid=os.getpid()))
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def die_of_memory() -> NoReturn:
     """Print the traceback of an engine that finds no free memory on its GPU, and exit with 1."""
     sys.stderr.write(OUT_OF_MEMORY.format(pid=os.getpid()))

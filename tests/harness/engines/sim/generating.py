@@ -12,11 +12,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from . import answers, asking, shapes
+from . import answers, asking, shapes, wire
 from .answers import Prompt, RequestError
-from .behaviour import Behaviour
+from .behaviour import Behaviour, Fault
 from .engine import Engine, Piece
 from .options import Options
+
+LIKELY = -0.25
+IMPOSSIBLE = -9999.0
+"""What vLLM writes for the logarithm of zero."""
 
 
 class Generating:
@@ -109,8 +113,14 @@ class Generating:
             stream = _stream(shape, prompt.tokens, pieces)
             begun = await asking.unless_disconnected(request, anext(stream))
             return StreamingResponse(_resume(begun, stream), media_type="text/event-stream")
-        whole = _collect(shape, prompt.tokens, pieces)
+        whole = _collect(shape, prompt.tokens, pieces, logprob=self._logprob(shape, body))
         return JSONResponse(await asking.unless_disconnected(request, whole))
+
+    def _logprob(self, shape: shapes.Shape, body: dict[str, Any]) -> float | None:
+        """The logarithm of each token's probability, where a text completion asks for it."""
+        if not isinstance(shape, shapes.Text) or body.get("logprobs") is None:
+            return None
+        return IMPOSSIBLE if self._behaviour.fault is Fault.GARBAGE else LIKELY
 
     def _check(self, prompt: Prompt, limit: Any, body: dict[str, Any]) -> None:
         if limit is not None and (not isinstance(limit, int) or limit < 1):
@@ -137,7 +147,11 @@ def _pace(body: dict[str, Any]) -> float | None:
 
 
 async def _collect(
-    shape: shapes.Shape, prompt_tokens: int, pieces: AsyncGenerator[Piece, None]
+    shape: shapes.Shape,
+    prompt_tokens: int,
+    pieces: AsyncGenerator[Piece, None],
+    *,
+    logprob: float | None,
 ) -> dict[str, Any]:
     tokens: list[str] = []
     reason = answers.FINISH_ABORTED
@@ -145,7 +159,10 @@ async def _collect(
         async for piece in pieces:
             tokens.append(piece.token)
             reason = piece.finish_reason or reason
-    return shape.whole("".join(tokens), reason, prompt_tokens, len(tokens))
+    whole = shape.whole("".join(tokens), reason, prompt_tokens, len(tokens))
+    if logprob is not None:
+        whole["choices"][0]["logprobs"] = wire.logprobs(tokens, logprob)
+    return whole
 
 
 async def _stream(

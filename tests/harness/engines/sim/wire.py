@@ -94,3 +94,13 @@ def _words(*texts: str) -> int:
 
 def _new_id(prefix: str) -> str:
     return f"{prefix}{uuid.uuid4().hex[:16]}"
+
+
+def logprobs(tokens: Sequence[str], logprob: float) -> dict[str, Any]:
+    """The probabilities of a text completion's tokens, each of them the likeliest."""
+    return {
+        "text_offset": [len("".join(tokens[:i])) for i in range(len(tokens))],
+        "token_logprobs": [logprob for _ in tokens],
+        "tokens": list(tokens),
+        "top_logprobs": [{token: logprob} for token in tokens],
+    }
