@@ -52,6 +52,9 @@ class ModelStatus(StatusType):
         default=None, description="From scale-up to the first completion, when last measured."
     )
     loaded_time: AwareDatetime | None = Field(default=None, description="When it last came up.")
+    loaded_spec_hash: str | None = Field(
+        default=None, description="What came up; as it was declared then, it fits the GPU."
+    )
     failures: int = Field(default=0, description="Failed loads since the last good one.")
     failed_time: AwareDatetime | None = Field(
         default=None, description="When the last load failed."

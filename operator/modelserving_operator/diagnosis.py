@@ -45,6 +45,8 @@ class Attempt:
     timeout: timedelta
     fresh: bool = True
     """The engine was started for this try, so that the Pod's restarts are this try's crashes."""
+    fits: bool = False
+    """It has loaded before as it is declared now."""
     claim: str = ""
     """The claim that holds the weights; empty when they are elsewhere."""
 
@@ -152,7 +154,7 @@ def _gpu_memory(pod: PodView, attempt: Attempt, late: bool) -> Diagnosis | None:
         return None
     waiting = pod.waiting_reason == "CrashLoopBackOff"
     crashes = pod.restarts + 1 if waiting else pod.restarts
-    if attempt.fresh and waiting and crashes >= _MEMORY_TRIES:
+    if attempt.fresh and not attempt.fits and waiting and crashes >= _MEMORY_TRIES:
         return Diagnosis(
             Reason.OUT_OF_MEMORY,
             f"out of GPU memory {crashes} times in a row, so no earlier engine is in the way."
@@ -161,10 +163,11 @@ def _gpu_memory(pod: PodView, attempt: Attempt, late: bool) -> Diagnosis | None:
             fatal=True,
             for_good=True,
         )
-    if late or (waiting and not attempt.fresh):
-        return Diagnosis(
-            Reason.OUT_OF_MEMORY, "out of GPU memory" + words.last(pod.exit_message), fatal=True
-        )
+    if late or (waiting and (crashes >= _MEMORY_TRIES or not attempt.fresh)):
+        told = "out of GPU memory"
+        if attempt.fits:
+            told += ", though it has loaded before as it is: something else may hold the GPU"
+        return Diagnosis(Reason.OUT_OF_MEMORY, told + words.last(pod.exit_message), fatal=True)
     tries = f", try {crashes + 1} of {_MEMORY_TRIES}" if attempt.fresh else ""
     return Diagnosis(
         Reason.OUT_OF_MEMORY,

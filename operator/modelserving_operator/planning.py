@@ -35,6 +35,7 @@ from modelserving_operator.standing import (
     edited,
     endpoint_of,
     has_failed,
+    load_hash,
     replicas,
     up_to_date,
 )
@@ -304,7 +305,7 @@ def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
     pod = seen.engine_pod(target)
     model = declared(seen, target)
     assert model is not None  # noqa: S101 - _go_on superseded a swap to an undeclared model
-    finding = diagnose(pod, seen.deployments.get(target), _attempt(swap, model), seen.now)
+    finding = diagnose(pod, seen.deployments.get(target), _attempt(seen, swap, model), seen.now)
     if finding is not None and finding.fatal:
         return fail(seen, swap, target, finding)
     if pod is None or not pod.scheduled:
@@ -329,13 +330,15 @@ def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
     return finish(seen, swap, pod)
 
 
-def _attempt(swap: CurrentSwap, model: Model) -> Attempt:
+def _attempt(seen: Observation, swap: CurrentSwap, model: Model) -> Attempt:
     claim = model.source.persistent_volume_claim
+    loaded = seen.serving.status.model(model.name).loaded_spec_hash
     return Attempt(
         started=swap.stopped_time or swap.started_time,
         timeout=timedelta(seconds=model.load_timeout_seconds),
         # The Pod of an engine that was lost may be old, and its restarts of long ago.
         fresh=swap.reason not in LOSSES,
+        fits=loaded is not None and loaded == load_hash(seen, model),
         claim=claim.claim_name if claim is not None else "",
     )
 

@@ -142,13 +142,7 @@ def finish(seen: Observation, swap: CurrentSwap, pod: PodView | None) -> Turn:
             "active_since": seen.now,
             "endpoint": endpoint_of(pod),
             "models": _with_model(
-                status,
-                ModelStatus(
-                    name=swap.to_model,
-                    state=ModelState.READY,
-                    load_seconds=_seconds(swap.stopped_time, seen.now),
-                    loaded_time=seen.now,
-                ),
+                status, _loaded(seen, swap.to_model, _seconds(swap.stopped_time, seen.now))
             ),
             "swap_costs": _learned(seen, swap),
         }
@@ -164,6 +158,17 @@ def finish(seen: Observation, swap: CurrentSwap, pod: PodView | None) -> Turn:
         telling=Telling(
             decision=f"{swap.to_model} serves" if swap.to_model else "the GPU has been freed"
         ),
+    )
+
+
+def _loaded(seen: Observation, name: str, seconds: float) -> ModelStatus:
+    model = declared(seen, name)
+    return ModelStatus(
+        name=name,
+        state=ModelState.READY,
+        load_seconds=seconds,
+        loaded_time=seen.now,
+        loaded_spec_hash=load_hash(seen, model) if model is not None else None,
     )
 
 

@@ -182,6 +182,15 @@ def test_restarts_of_an_engine_that_has_served_prove_nothing_about_its_memory() 
     assert "of 3" not in running.message
 
 
+def test_what_has_loaded_before_as_it_is_does_fit_and_is_tried_again() -> None:
+    proven = Attempt(START, timedelta(seconds=300), fits=True)
+    diagnosis = found(pod(**CRASHED, restarts=2, exit_message=NO_MEMORY), proven)
+
+    assert (diagnosis.reason, diagnosis.fatal) == (Reason.OUT_OF_MEMORY, True)
+    assert not diagnosis.for_good
+    assert "something else may hold the GPU" in diagnosis.message
+
+
 def test_a_load_budget_that_ends_amid_tries_for_memory_proves_nothing_either() -> None:
     diagnosis = found(pod(restarts=1, exit_code=1, exit_message=NO_MEMORY), after=301)
 

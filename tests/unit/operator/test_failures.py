@@ -87,6 +87,20 @@ def test_a_model_that_never_fits_is_not_tried_again_before_its_spec_changes() ->
     world.run(seconds=30, until=world.active("coder"))
 
 
+def test_a_model_that_has_loaded_before_as_it_is_is_tried_again() -> None:
+    world = serving_world()
+    world.demand("gateway-a", coder=1)
+    keep_asking(world, 60, until=world.active("coder"))
+    world.greedy["mistral"] = 99
+    world.demand("gateway-a", mistral=1)
+    keep_asking(world, 120, until=lambda world: world.status.swaps_failed == 1)
+    keep_asking(world, 60, until=world.active("coder"))
+    assert world.status.model("mistral").next_retry_time is not None
+    world.greedy.clear()
+
+    keep_asking(world, 200, until=world.active("mistral"))
+
+
 def test_where_all_failed_for_good_it_is_said_that_only_a_change_helps() -> None:
     world = World(spec(models=[model("coder")], defaultModel="coder"))
     world.greedy["coder"] = 99
