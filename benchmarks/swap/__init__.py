@@ -1,0 +1,1 @@
+"""A swap of ours beside the same two Deployments scaled by hand, and what of it is our doing."""
