@@ -1,10 +1,12 @@
-"""What kopf calls: identity and time-outs, indexes, wake-ups, one daemon per ModelServing.
+"""What kopf calls: identity and time-outs, indexes, wake-ups. The loops they wake are in loops.
 
-No policy: a handler records what it was told or asks the reconciler for a turn.
+No policy: a handler records what it was told, or wakes a loop.
 """
 
 import asyncio
-from collections.abc import Iterable
+import random
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -14,39 +16,102 @@ import structlog
 from aiohttp import web
 
 from modelserving_api.names import GROUP, PLURAL, SERVING_LABEL, VERSION
-from modelserving_operator import reports
+from modelserving_operator import reports, watchdog
 from modelserving_operator.actions import Announcement
 from modelserving_operator.engine_client import EngineClient
 from modelserving_operator.kubernetes_api import KubernetesApi
+from modelserving_operator.loops import Key, Loops
 from modelserving_operator.observation import DeploymentView, PodView, ServiceView
 from modelserving_operator.reconciler import Reconciler
 from modelserving_operator.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-_FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = 15.0
-"""After a failed turn. Well below the liveness limit: failing is not stalling."""
-
 _OURS: Final = {SERVING_LABEL: kopf.PRESENT}
-
-Key = tuple[str, str]
 
 
 @dataclass
 class Operator:
-    """What lives as long as the process."""
+    """What lives as long as kopf does: from its start-up to its clean-up."""
 
     settings: Settings
-    wakeups: dict[Key, asyncio.Event] = field(default_factory=dict)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends kopf in order."""
+    failure: BaseException | None = None
+    """Why it was stopped, when that was not asked for."""
+    sighted: dict[Key, float] = field(default_factory=dict)
+    """When each ModelServing was first heard of, by the monotonic clock."""
     api: KubernetesApi | None = None
     engines: EngineClient | None = None
     page: web.AppRunner | None = None
     reconciler: Reconciler | None = None
+    loops: Loops | None = None
+    watch: asyncio.Task[None] | None = None
 
-    def wakeup(self, key: Key) -> asyncio.Event:
-        """Return the event that wakes a ModelServing's daemon."""
-        return self.wakeups.setdefault(key, asyncio.Event())
+    async def start(self) -> None:
+        """Open all that needs an event loop."""
+        settings = self.settings
+        self.api = await KubernetesApi.connect(settings.api_timeout_seconds)
+        self.engines = EngineClient()
+        self.reconciler = Reconciler(
+            self.api,
+            self.engines,
+            _post_event,
+            timedelta(seconds=settings.demand_expiry_seconds),
+        )
+        self.loops = Loops(self.reconciler, self.gone, self.fail)
+        self.page = await reports.serve(self.reconciler.reports, self.stalled, settings.status_port)
+        self.watch = asyncio.create_task(
+            watchdog.watch(
+                self.stalled, self.fail, blocked_after_seconds=settings.blocked_after_seconds
+            )
+        )
+
+    async def close(self) -> None:
+        """Close what start has opened, as far as it came."""
+        if self.watch is not None:
+            self.watch.cancel()
+        if self.loops is not None:
+            await self.loops.close()
+        if self.page is not None:
+            await self.page.cleanup()
+        if self.engines is not None:
+            await self.engines.close()
+        if self.api is not None:
+            await self.api.__aexit__(None, None, None)
+
+    def fail(self, error: BaseException) -> None:
+        """End the operator: something died that must not, and a restart is the cure."""
+        _log.error("the operator ends, to be started again", error=str(error), exc_info=error)
+        self.failure = self.failure or error
+        self.stop.set()
+
+    def gone(self, key: Key) -> None:
+        """Forget a ModelServing that is no more."""
+        self.sighted.pop(key, None)
+        if self.reconciler is not None:
+            self.reconciler.forget(*key)
+
+    def stalled(self) -> list[str]:
+        """Return the ModelServings that are heard of and not reconciled in time."""
+        assert self.reconciler is not None  # noqa: S101 - set before anybody can ask
+        return reports.stale(
+            self.sighted,
+            self.reconciler.reports,
+            time.monotonic(),
+            self.settings.stale_after_seconds,
+        )
+
+    def begin(self, key: Key, views: "IndexedViews") -> None:
+        """Begin the loop of a ModelServing, or wake the one there is."""
+        assert self.loops is not None  # noqa: S101 - kopf tells of events after the start-up
+        self.sighted.setdefault(key, time.monotonic())
+        self.loops.begin(key, views)
+
+    def wake(self, key: Key) -> None:
+        """Let a ModelServing be looked at now."""
+        if self.loops is not None:
+            self.loops.wake(key)
 
 
 @dataclass(frozen=True)
@@ -75,27 +140,14 @@ def register(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     """Register every handler; nothing is registered by importing this module."""
     _register_lifecycle(registry, operator)
     _register_watches(registry, operator)
-    _register_daemon(registry, operator)
 
 
 def _register_lifecycle(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     # Whatever keeps us from starting will not go away by itself: exit, and be restarted.
     @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
-        configure(settings)
-        operator.api = await KubernetesApi.connect()
-        operator.engines = EngineClient()
-        operator.reconciler = Reconciler(
-            operator.api,
-            operator.engines,
-            _post_event,
-            timedelta(seconds=operator.settings.demand_expiry_seconds),
-        )
-        operator.page = await reports.serve(
-            operator.reconciler.reports,
-            operator.settings.status_port,
-            operator.settings.stale_after_seconds,
-        )
+        configure(settings, operator.settings)
+        await operator.start()
         _log.info(
             "started",
             namespace=operator.settings.namespace,
@@ -104,20 +156,30 @@ def _register_lifecycle(registry: kopf.OperatorRegistry, operator: Operator) -> 
 
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:
-        if operator.page is not None:
-            await operator.page.cleanup()
-        if operator.engines is not None:
-            await operator.engines.close()
-        if operator.api is not None:
-            await operator.api.__aexit__(None, None, None)
+        await operator.close()
 
     @kopf.on.login(registry=registry)
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
 
-def configure(settings: kopf.OperatorSettings) -> None:
+class Backoffs:
+    """The pauses between tries of one request of kopf's: growing, jittered, three minutes in all.
+
+    Made anew for each request, so that watches that failed together do not come back together.
+    """
+
+    _SECONDS: Final = (0.5, 1, 2, 3, 5, 8, *(13 for _ in range(12)))
+
+    def __iter__(self) -> Iterator[float]:
+        """Yield the pauses in seconds."""
+        return (random.uniform(0.5, 1.0) * pause for pause in self._SECONDS)  # noqa: S311
+
+
+def configure(settings: kopf.OperatorSettings, ours: Settings) -> None:
     """Set kopf's identity and time-outs, all of them here."""
+    # No handler of ours needs a finalizer. Kopf takes this one off objects that still carry it from
+    # an older operator.
     settings.persistence.finalizer = f"{GROUP}/operator"
     # No handler of ours keeps progress, but kopf must not write under its author's name.
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
@@ -128,12 +190,14 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.posting.event_name_prefix = "modelserving-"
     # The resources are known, and listing CRDs and namespaces needs cluster-wide permissions.
     settings.scanning.disabled = True
-    # A watch can stall without an error (kopf #585): the server ends it after five minutes, and
-    # we end it a little later if the server did not.
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
-    settings.watching.connect_timeout = 10
-    settings.networking.request_timeout = 30
+    # A watch can stall without an error (kopf #585): the server ends it in time, we end it when it
+    # is silent for too long, and a little later than the server in any case.
+    settings.watching.server_timeout = ours.watch_seconds
+    settings.watching.client_timeout = ours.watch_seconds * 1.1
+    settings.watching.inactivity_timeout = ours.watch_silence_seconds
+    settings.watching.connect_timeout = ours.api_timeout_seconds
+    settings.networking.request_timeout = ours.api_timeout_seconds * 3
+    settings.networking.error_backoffs = Backoffs()
     # Every engine object carries our label, other Pods of the namespace are none of our business.
     for resource in ("pods", "deployments", "services"):
         settings.watching.label_selectors[resource] = SERVING_LABEL
@@ -152,75 +216,30 @@ def _register_watches(registry: kopf.OperatorRegistry, operator: Operator) -> No
     async def pods(body: kopf.Body, **_: Any) -> dict[Key, PodView]:
         return {_key(body): PodView.parse(body)}
 
+    # Kopf indexes before it tells of events, and tells of none before all indexes are filled: so
+    # this hears of a ModelServing even if its loop never begins, and liveness can count on it.
+    @kopf.index(GROUP, VERSION, PLURAL, id="modelservings", registry=registry)
+    async def sighted(namespace: str | None, name: str | None, **_: Any) -> None:
+        operator.sighted.setdefault((namespace or "", name or ""), time.monotonic())
+
     @kopf.on.event("apps", "v1", "deployments", labels=_OURS, registry=registry)
     @kopf.on.event("", "v1", "services", labels=_OURS, registry=registry)
     @kopf.on.event("", "v1", "pods", labels=_OURS, registry=registry)
     async def engine_changed(body: kopf.Body, **_: Any) -> None:
-        operator.wakeup(_key(body)).set()
+        operator.wake(_key(body))
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def serving_changed(namespace: str | None, name: str | None, **_: Any) -> None:
-        operator.wakeup((namespace or "", name or "")).set()
-
-
-def _register_daemon(registry: kopf.OperatorRegistry, operator: Operator) -> None:
-    @kopf.daemon(
-        GROUP, VERSION, PLURAL, id="reconcile", registry=registry, cancellation_timeout=5.0
-    )
-    async def reconcile(
-        *,
-        namespace: str | None,
-        name: str,
-        uid: str,
-        stopped: kopf.DaemonStopped,
-        **indexes: Any,
+    async def serving_changed(
+        type: str | None, namespace: str | None, name: str | None, **indexes: Any
     ) -> None:
-        key = (namespace or "", name)
-        reconciler = operator.reconciler
-        assert reconciler is not None  # noqa: S101 - kopf starts daemons after the start-up
+        key = (namespace or "", name or "")
+        if type == "DELETED":
+            # The loop asks whether that is so: one of the same name may have been made already.
+            operator.sighted.pop(key, None)
+            operator.wake(key)
+            return
         views = IndexedViews(key, indexes["deployments"], indexes["services"], indexes["pods"])
-        wakeup = operator.wakeup(key)
-        try:
-            await _loop(reconciler, key, views, wakeup, stopped)
-        finally:
-            if operator.wakeups.get(key) is wakeup:
-                del operator.wakeups[key]
-            reconciler.forget(*key, uid)
-
-
-async def _loop(
-    reconciler: Reconciler,
-    key: Key,
-    views: IndexedViews,
-    wakeup: asyncio.Event,
-    stopped: kopf.DaemonStopped,
-) -> None:
-    failures = 0
-    while not stopped:
-        # Cleared before looking: what happens during the turn wakes the next one.
-        wakeup.clear()
-        try:
-            pause = await reconciler.turn(*key, views)
-            failures = 0
-        except Exception:
-            # Whatever it was, the loop must live: the next turn sees the world afresh.
-            _log.exception("turn failed", modelserving="/".join(key))
-            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(failures, 10), _LONGEST_PAUSE_SECONDS)
-            failures += 1
-        await _wait(wakeup, stopped, pause)
-
-
-async def _wait(wakeup: asyncio.Event, stopped: kopf.DaemonStopped, seconds: float) -> None:
-    """Wait until something happened, we are told to stop, or the time is over."""
-    waits = {
-        asyncio.ensure_future(wakeup.wait()),
-        asyncio.ensure_future(stopped.wait()),
-    }
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waits:
-            each.cancel()
+        operator.begin(key, views)
 
 
 def _key(body: kopf.Body) -> Key:

@@ -4,7 +4,9 @@ The only module that talks to the API server besides kopf. It converts the clien
 into KubernetesApiError, and holds no policy.
 """
 
+import asyncio
 import json
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -12,11 +14,16 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from modelserving_api.names import GROUP, PLURAL, SERVING_LABEL, VERSION
+from modelserving_operator import metrics
 from modelserving_operator.departures import FIELD_MANAGER
 from modelserving_operator.observation import owner_of
 
-_TIMEOUT_SECONDS: Final = 10
+_TIMEOUT_SECONDS: Final = 10.0
 """For one call. An API server that takes longer is in trouble, and we come back anyway."""
+
+_CALLS_AT_ONCE: Final = 16
+"""A start with a hundred ModelServings must not be a flood: an API server grants a client a few
+hundred calls at once in all, and answers these in milliseconds."""
 
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
@@ -34,11 +41,17 @@ KubernetesObject = dict[str, Any]
 
 
 class KubernetesApiError(Exception):
-    """A call to the API server failed. `status` is its HTTP status, 0 when there was none."""
+    """A call to the API server failed. `status` is its HTTP status, 0 when there was none.
 
-    def __init__(self, call: str, status: int, message: str) -> None:
+    `retry_after_seconds` is what the server asked for (429 and 503), if it did.
+    """
+
+    def __init__(
+        self, call: str, status: int, message: str, retry_after_seconds: float | None = None
+    ) -> None:
         self.status = status
         self.message = message
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(f"{call}: {status or 'no answer'}: {message}")
 
     @property
@@ -50,18 +63,20 @@ class KubernetesApiError(Exception):
 class KubernetesApi:
     """A connection to the API server, from the Pod's service account or a kubeconfig."""
 
-    def __init__(self, api_client: Any) -> None:
+    def __init__(self, api_client: Any, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         self._client = api_client
+        self._timeout_seconds = timeout_seconds
+        self._at_once = asyncio.Semaphore(_CALLS_AT_ONCE)
 
     @classmethod
-    async def connect(cls) -> "KubernetesApi":
+    async def connect(cls, timeout_seconds: float = _TIMEOUT_SECONDS) -> "KubernetesApi":
         """Connect as the Pod does, or as KUBECONFIG says outside a cluster."""
         configuration = client.Configuration()
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException:
             await config.load_kube_config(client_configuration=configuration)
-        return cls(client.ApiClient(configuration))
+        return cls(client.ApiClient(configuration), timeout_seconds)
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,6 +217,7 @@ class KubernetesApi:
         if content_type is not None:
             headers["Content-Type"] = content_type
         call = f"{method} {path}"
+        code = 0
         try:
             request = await self._client.param_serialize(
                 method,
@@ -211,14 +227,44 @@ class KubernetesApi:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
-            data = await response.read()
+            async with self._at_once:
+                response = await self._client.call_api(
+                    *request, _request_timeout=self._timeout_seconds
+                )
+                code = response.status
+                data = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubernetesApiError(call, 0, repr(error)) from error
-        if response.status >= 300:
-            raise KubernetesApiError(call, response.status, _message(data))
+        finally:
+            metrics.count_api_request(_verb(method, suffix, content_type), _plural(path), code)
+        if code >= 300:
+            raise KubernetesApiError(call, code, _message(data), _retry_after(response.headers))
         answer: KubernetesObject = json.loads(data)
         return answer
+
+
+def _verb(method: str, suffix: str, content_type: str | None) -> str:
+    """Return what Kubernetes calls a request: the verb of a role, and apply apart from patch."""
+    if method == "GET":
+        return "get" if suffix else "list"
+    if method == "PATCH":
+        return "apply" if content_type == _APPLY else "patch"
+    return {"POST": "create", "DELETE": "delete"}[method]
+
+
+def _plural(path: str) -> str:
+    """Return the resource that a path leads to, with its subresource: `modelservings/status`."""
+    _, _, rest = path.partition("/namespaces/")
+    _, resource, *name_and_subresource = rest.split("/")
+    return "/".join([resource, *name_and_subresource[1:]])
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After; API servers send no dates."""
+    try:
+        return max(float(headers["Retry-After"]), 0.0)
+    except (KeyError, ValueError):
+        return None
 
 
 def _message(data: bytes) -> str:

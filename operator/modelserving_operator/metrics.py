@@ -74,6 +74,21 @@ RECONCILE_SECONDS: Final = Histogram(
 RECONCILE_ERRORS: Final = Counter(
     "modelserving_reconcile_errors", "Reconciliations that failed and were tried again.", _SERVING
 )
+RECONCILE_LATENCY: Final = Histogram(
+    "modelserving_reconcile_latency_seconds",
+    "From the first event that woke a reconciliation to its end.",
+    _SERVING,
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+API_REQUESTS: Final = Counter(
+    "modelserving_api_requests",
+    "Requests to the API server, but for watches. The code is 0 where there was no answer.",
+    ("verb", "resource", "code"),
+)
+RESTARTS: Final = Counter(
+    "modelserving_watch_restarts",
+    "Times that all watches were begun anew, since one of them could not go on.",
+)
 STATUS_WRITES: Final = Counter(
     "modelserving_status_writes", "Writes of a ModelServing's status.", _SERVING
 )
@@ -119,6 +134,11 @@ def record(
     ended = after.last_swap
     if ended is not None and (before.last_swap is None or before.last_swap.id != ended.id):
         _record_swap(namespace, name, ended)
+
+
+def count_api_request(verb: str, resource: str, code: int) -> None:
+    """Count a request to the API server; `verb` is Kubernetes' word, `code` 0 for no answer."""
+    API_REQUESTS.labels(verb, resource, str(code)).inc()
 
 
 def forget(namespace: str, name: str) -> None:

@@ -101,12 +101,22 @@ class Report:
 
 @dataclass
 class _Memory:
+    uid: str
     ledger: DemandLedger
+    body: KubernetesObject
+    read_at: float
+    """By the monotonic clock: when the body was read."""
+    wrote: bool = False
+    """Whether the last turn changed anything, or tried to."""
     idle: IdleTracker = field(default_factory=IdleTracker)
     probe: ProbeResult | None = None
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and kind: what the API server said when it refused the object the last time."""
     recent: RecentActions = field(default_factory=RecentActions)
+
+    def believable(self, now: float) -> bool:
+        """Return whether the body is still true unless a watch has told otherwise."""
+        return not self.wrote and now - self.read_at < RESYNC_SECONDS
 
 
 class Reconciler:
@@ -119,15 +129,19 @@ class Reconciler:
         self._engines = engines
         self._announce = announce
         self._demand_expiry = demand_expiry
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[tuple[str, str], _Memory] = {}
         self.reports: dict[tuple[str, str], Report] = {}
 
-    async def turn(self, namespace: str, name: str, views: Views) -> float:
-        """Do one turn and return after how many seconds the next is due, if nothing happens."""
+    async def turn(self, namespace: str, name: str, views: Views, *, woken: bool) -> float | None:
+        """Do one turn and return after how many seconds the next is due, if nothing happens.
+
+        `woken`: something has happened since the last turn, or that one failed. Returns None when
+        there is no such ModelServing any more.
+        """
         report = Report(namespace, name, time.monotonic())
         started = time.perf_counter()
         try:
-            return await self._turn(namespace, name, views, report)
+            return await self._turn(namespace, name, views, report, woken=woken)
         except Exception as error:
             report.error = str(error)
             metrics.RECONCILE_ERRORS.labels(namespace, name).inc()
@@ -138,17 +152,23 @@ class Reconciler:
             seconds = time.perf_counter() - started
             metrics.RECONCILE_SECONDS.labels(namespace, name).observe(seconds)
 
-    def forget(self, namespace: str, name: str, uid: str) -> None:
+    def forget(self, namespace: str, name: str) -> None:
         """Let go of a ModelServing that is gone, or that this operator stops serving."""
-        self._memories.pop(uid, None)
+        self._memories.pop((namespace, name), None)
         self.reports.pop((namespace, name), None)
         metrics.forget(namespace, name)
 
-    async def _turn(self, namespace: str, name: str, views: Views, report: Report) -> float:
-        body = await self._api.serving(namespace, name)
-        if body is None:
+    async def _turn(
+        self, namespace: str, name: str, views: Views, report: Report, *, woken: bool
+    ) -> float | None:
+        memory = await self._read(namespace, name, woken=woken)
+        if memory is None:
+            return None
+        body, now = memory.body, datetime.now(UTC)
+        if "deletionTimestamp" in body["metadata"]:
+            # Somebody else's finalizer holds it. What belongs to it goes with it, not before.
+            report.status = parse_status(body.get("status"))
             return RESYNC_SECONDS
-        now = datetime.now(UTC)
         try:
             serving = ModelServing.parse(body)
         except InvalidSpecError as error:
@@ -172,8 +192,32 @@ class Reconciler:
         metrics.show_arbitration(namespace, name, declared_models, oldest, decided.decision)
         return await self._carry_out(body, seen, decided)
 
+    async def _read(self, namespace: str, name: str, *, woken: bool) -> _Memory | None:
+        """Read the ModelServing, unless what was read last is still true as far as one can tell.
+
+        At rest only the engine is looked at every few seconds: no watch has told of a change, and
+        we have made none. For how long that is believed is bounded, since a watch may stall.
+        """
+        key = (namespace, name)
+        memory = self._memories.get(key)
+        read_at = time.monotonic()
+        if memory is not None and memory.believable(read_at) and not woken:
+            return memory
+        body = await self._api.serving(namespace, name)
+        if body is None:
+            return None
+        uid = body["metadata"]["uid"]
+        if memory is None or memory.uid != uid:
+            memory = _Memory(uid, DemandLedger(self._demand_expiry), body, read_at)
+            self._memories[key] = memory
+        memory.body, memory.read_at, memory.wrote = body, read_at, False
+        return memory
+
+    def _memory(self, serving: ModelServing) -> _Memory:
+        return self._memories[serving.namespace, serving.name]
+
     async def _observe(self, serving: ModelServing, views: Views, now: datetime) -> Observation:
-        memory = self._memories.setdefault(serving.uid, _Memory(DemandLedger(self._demand_expiry)))
+        memory = self._memory(serving)
         live, expired = memory.ledger.split(serving.spec.requests, now)
         swap = serving.status.current_swap
         if swap is None or swap.phase is not SwapPhase.PROBING:
@@ -264,6 +308,7 @@ class Reconciler:
     ) -> None:
         if after == before:
             return
+        self._memories[namespace, name].wrote = True
         await self._api.write_status(
             namespace, name, after.model_dump(mode="json", by_alias=True, exclude_none=True)
         )
@@ -273,7 +318,9 @@ class Reconciler:
     async def _act(self, body: KubernetesObject, seen: Observation, action: Action) -> float:
         """Carry out one action and return after how many seconds its effect should be looked at."""
         serving = seen.serving
-        self._memories[serving.uid].recent.note(action, seen)
+        memory = self._memory(serving)
+        memory.recent.note(action, seen)
+        memory.wrote |= not isinstance(action, Probe)
         match action:
             case ApplyDeployment(model):
                 return await self._apply_deployment(seen, model, replicas=0)
@@ -291,7 +338,7 @@ class Reconciler:
             case RemoveRequest(requester):
                 await self._api.remove_request(body, requester)
             case Probe():
-                self._memories[serving.uid].probe = await self._engines.probe(action)
+                self._memory(serving).probe = await self._engines.probe(action)
                 return 0.0
         return RESYNC_SECONDS
 
@@ -322,7 +369,7 @@ class Reconciler:
 
         Otherwise one model's bad resources would stop the swaps of all the others.
         """
-        refused = self._memories[seen.serving.uid].refused
+        refused = self._memory(seen.serving).refused
         key = (model, manifest["kind"])
         refusal = await self._refusal(seen, model, manifest)
         if refusal is None:

@@ -5,7 +5,7 @@ Reads what the reconciler last reported; never asks the API server, never change
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -35,16 +35,23 @@ def status_page(reports: Reports, now: float) -> dict[str, Any]:
     }
 
 
-def stale(reports: Reports, now: float, stale_after_seconds: float) -> list[str]:
-    """Return the ModelServings whose loop has stalled: a server that answers proves nothing."""
+def stale(
+    sighted: Mapping[tuple[str, str], float],
+    reports: Reports,
+    now: float,
+    stale_after_seconds: float,
+) -> list[str]:
+    """Return the ModelServings whose loop has stalled: a server that answers proves nothing.
+
+    `sighted`: when each was first heard of; one that was never reconciled counts from then.
+    """
+    last = {**sighted, **{key: report.finished for key, report in reports.items()}}
     return [
-        f"{report.namespace}/{report.name}"
-        for _, report in sorted(reports.items())
-        if now - report.finished > stale_after_seconds
+        "/".join(key) for key, moment in sorted(last.items()) if now - moment > stale_after_seconds
     ]
 
 
-async def serve(reports: Reports, port: int, stale_after_seconds: float) -> web.AppRunner:
+async def serve(reports: Reports, stalled: Callable[[], list[str]], port: int) -> web.AppRunner:
     """Start the page on every address; the caller cleans the returned runner up."""
 
     async def status(_: web.Request) -> web.Response:
@@ -52,9 +59,8 @@ async def serve(reports: Reports, port: int, stale_after_seconds: float) -> web.
         return web.json_response(page, dumps=lambda data: json.dumps(data, indent=_JSON_INDENT))
 
     async def health(_: web.Request) -> web.Response:
-        stalled = stale(reports, time.monotonic(), stale_after_seconds)
-        if stalled:
-            return web.Response(status=503, text=f"stalled: {', '.join(stalled)}\n")
+        if found := stalled():
+            return web.Response(status=503, text=f"stalled: {', '.join(found)}\n")
         return web.Response(text="ok\n")
 
     async def metrics(_: web.Request) -> web.Response:

@@ -27,3 +27,22 @@ class Settings(BaseSettings):
         description="Liveness turns red when a ModelServing has not been reconciled for this long."
         " A turn may wait 60 s for a probe, and at rest the next one comes after 30 s.",
     )
+    blocked_after_seconds: Annotated[float, Field(ge=1, le=600)] = Field(
+        default=60.0,
+        description="The process ends when its event loop has done nothing for this long. Nothing"
+        " of ours takes a second, but a starved node may not run us for several.",
+    )
+    api_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = Field(
+        default=10.0,
+        description="For one call to the API server. One that takes longer is in trouble, and we"
+        " come back anyway.",
+    )
+    watch_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=300,
+        description="The API server is asked to end a watch after this long, so that none is old.",
+    )
+    watch_silence_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=70.0,
+        description="A watch that has told nothing for this long is begun anew: it may have"
+        " stalled without an error (kopf #585). API servers send a bookmark every minute.",
+    )

@@ -1,5 +1,6 @@
 """The order of things: intent before act, fresh list before scale-up, nothing on a bad spec."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelserving_operator.actions import Announcement, Probe
+from modelserving_operator.actions import RESYNC_SECONDS, Announcement, Probe
 from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
     DeploymentView,
@@ -29,6 +30,7 @@ class RecordedApi:
     calls: list[str] = field(default_factory=list)
     pods: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    reads: int = 0
     failing: bool = False
     refusing: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
@@ -36,6 +38,7 @@ class RecordedApi:
     async def serving(self, namespace: str, name: str) -> dict[str, Any] | None:
         if self.failing:
             raise ConnectionError("the API server is away")
+        self.reads += 1
         return self.body
 
     async def engines(self, kind: str, namespace: str, serving: str) -> list[dict[str, Any]]:
@@ -106,7 +109,7 @@ def reconciler(api: RecordedApi, told: list[Announcement] | None = None) -> Reco
 async def test_a_swap_is_written_down_before_anything_is_done() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
 
-    pause = await reconciler(api).turn("default", "l4", EmptyViews())
+    pause = await reconciler(api).turn("default", "l4", EmptyViews(), woken=True)
 
     assert api.calls[0] == "write status"
     assert pause == 0.0
@@ -115,10 +118,10 @@ async def test_a_swap_is_written_down_before_anything_is_done() -> None:
 async def test_a_scale_up_comes_after_a_fresh_list() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
     api.calls.clear()
 
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     scaled = api.calls.index("apply Deployment l4-mistral 1")
     assert {"list Pod", "list Deployment"} <= set(api.calls[:scaled])
@@ -127,7 +130,7 @@ async def test_a_scale_up_comes_after_a_fresh_list() -> None:
 async def test_a_pod_that_only_the_fresh_list_shows_stops_the_scale_up() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
     api.pods = [
         {
             "metadata": {
@@ -139,9 +142,10 @@ async def test_a_pod_that_only_the_fresh_list_shows_stops_the_scale_up() -> None
         }
     ]
 
-    pause = await subject.turn("default", "l4", EmptyViews())
+    pause = await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     assert "apply Deployment l4-mistral 1" not in api.calls
+    assert pause is not None
     assert pause < 1
 
 
@@ -149,8 +153,8 @@ async def test_a_bad_spec_is_told_once_and_nothing_else_happens() -> None:
     api = RecordedApi(body(defaultModel="ghost"))
     subject = reconciler(api)
 
-    await subject.turn("default", "l4", EmptyViews())
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     assert api.calls == ["write status"]
     assert api.body is not None
@@ -164,25 +168,88 @@ async def test_a_failed_turn_is_reported_and_counts_as_a_turn() -> None:
     subject = reconciler(api)
 
     with pytest.raises(ConnectionError):
-        await subject.turn("default", "l4", EmptyViews())
+        await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     report = subject.reports["default", "l4"]
     assert report.error == "the API server is away"
-    assert not stale(subject.reports, report.finished + 1, 60)
+    assert not stale({}, subject.reports, report.finished + 1, 60)
 
 
 async def test_a_model_serving_that_is_gone_needs_nothing() -> None:
     api = RecordedApi(None)
 
-    await reconciler(api).turn("default", "l4", EmptyViews())
+    assert await reconciler(api).turn("default", "l4", EmptyViews(), woken=True) is None
 
     assert api.calls == []
+
+
+async def test_a_model_serving_that_is_being_deleted_is_let_alone() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    assert api.body is not None
+    api.body["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+
+    await reconciler(api).turn("default", "l4", EmptyViews(), woken=True)
+
+    assert api.calls == []
+
+
+async def test_at_rest_nothing_is_read_again_until_something_happens() -> None:
+    # A bad spec is told once, and then there is nothing to do.
+    api = RecordedApi(body(defaultModel="ghost"))
+    subject = reconciler(api)
+    for _ in range(2):
+        await subject.turn("default", "l4", EmptyViews(), woken=True)
+
+    for _ in range(3):
+        await subject.turn("default", "l4", EmptyViews(), woken=False)
+    assert api.reads == 2
+
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    assert api.reads == 3
+
+
+async def test_what_was_read_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = RecordedApi(body(defaultModel="ghost"))
+    subject = reconciler(api)
+    for _ in range(2):
+        await subject.turn("default", "l4", EmptyViews(), woken=True)
+    later = time.monotonic() + RESYNC_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+
+    await subject.turn("default", "l4", EmptyViews(), woken=False)
+
+    assert api.reads == 3
+
+
+async def test_what_a_turn_has_written_is_read_by_the_next_one() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews(), woken=False)
+
+    assert api.reads == 2
+
+
+async def test_one_of_the_same_name_is_another_one() -> None:
+    api = RecordedApi(body(defaultModel="mistral"), refusing=("l4-coder",))
+    subject = reconciler(api)
+    for _ in range(3):
+        await subject.turn("default", "l4", EmptyViews(), woken=True)
+    api.refusing = ()
+    api.body = body(defaultModel="mistral")
+    api.body["metadata"]["uid"] = "u2"
+
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
+
+    coder = next(each for each in api.body["status"]["models"] if each["name"] == "coder")
+    assert "reason" not in coder
 
 
 async def test_the_status_page_shows_every_model_serving() -> None:
     api = RecordedApi(body())
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
     subject.reports["default", "l4"].finished -= 5
 
     page = status_page(subject.reports, subject.reports["default", "l4"].finished + 5)
@@ -196,10 +263,10 @@ async def test_the_status_page_shows_every_model_serving() -> None:
 async def test_a_stalled_loop_turns_liveness_red() -> None:
     api = RecordedApi(body())
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     finished = subject.reports["default", "l4"].finished
-    assert stale(subject.reports, finished + 61, 60) == ["default/l4"]
+    assert stale({}, subject.reports, finished + 61, 60) == ["default/l4"]
 
 
 async def test_a_model_whose_objects_are_refused_does_not_hold_up_another_ones_swap() -> None:
@@ -207,7 +274,7 @@ async def test_a_model_whose_objects_are_refused_does_not_hold_up_another_ones_s
     subject = reconciler(api)
 
     for _ in range(3):
-        await subject.turn("default", "l4", EmptyViews())
+        await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     assert "apply Deployment l4-mistral 1" in api.calls
     assert api.body is not None
@@ -221,7 +288,7 @@ async def test_a_refused_target_is_a_failed_load() -> None:
     subject = reconciler(api)
 
     for _ in range(4):
-        await subject.turn("default", "l4", EmptyViews())
+        await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     assert api.body is not None
     assert api.body["status"]["lastSwap"]["outcome"] == "Failed"
@@ -231,7 +298,7 @@ async def test_a_refused_target_is_a_failed_load() -> None:
 async def test_while_old_pods_go_they_are_asked_for_and_not_remembered() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
     assert api.body is not None
     api.body["status"]["currentSwap"]["phase"] = "Stopping"
 
@@ -241,7 +308,7 @@ async def test_while_old_pods_go_they_are_asked_for_and_not_remembered() -> None
         def pods(self) -> Iterable[PodView]:
             raise AssertionError("the fresh list decides")
 
-    await subject.turn("default", "l4", Phantom())
+    await subject.turn("default", "l4", Phantom(), woken=True)
 
     assert "apply Deployment l4-mistral 1" in api.calls
 
@@ -251,7 +318,7 @@ async def test_an_object_of_somebody_else_is_never_taken_over() -> None:
     subject = reconciler(api)
 
     for _ in range(3):
-        await subject.turn("default", "l4", EmptyViews())
+        await subject.turn("default", "l4", EmptyViews(), woken=True)
 
     assert not any("l4-coder" in call for call in api.calls)
     assert api.body is not None
@@ -286,9 +353,9 @@ async def test_why_a_container_is_not_made_is_asked_of_its_pods_events_alone() -
     api.events = [{"type": "Warning", "reason": "FailedMount", "message": "no such directory"}]
     subject = reconciler(api)
 
-    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews(), woken=True)
     assert not any(call.startswith("list Events") for call in api.calls)
-    await subject.turn("default", "l4", OnePod())
+    await subject.turn("default", "l4", OnePod(), woken=True)
 
     assert "list Events of p1" in api.calls
 
@@ -300,6 +367,6 @@ async def test_events_that_cannot_be_listed_hold_nothing_up() -> None:
 
     api = Secretive(body(defaultModel="mistral"))
 
-    await reconciler(api).turn("default", "l4", OnePod())
+    await reconciler(api).turn("default", "l4", OnePod(), woken=True)
 
     assert "write status" in api.calls
