@@ -69,6 +69,8 @@ class Operator:
 
     async def close(self) -> None:
         """Close what start has opened, as far as it came."""
+        # Kopf waits five seconds for tasks that are left, and one of its own waits for this.
+        self.stop.set()
         if self.watch is not None:
             self.watch.cancel()
         if self.loops is not None:

@@ -17,9 +17,10 @@ _log = structlog.get_logger(__name__)
 _TRIES: Final = 8
 """Lives of kopf in a row that end badly and soon; then the process ends, with the last error."""
 
-_LONG_LIFE_SECONDS: Final = 60.0
+_LONG_LIFE_SECONDS: Final = 30.0
 """A life that lasted longer than this was a good one."""
 
+_FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 
 
@@ -44,7 +45,9 @@ def main() -> None:
             if operator.watch is None or operator.failure is not None or bad_lives > _TRIES:
                 _log.error("the operator ends", error=repr(error), exc_info=error)
                 raise SystemExit(1) from error
-            pause = min(0.5 * 2**bad_lives, _LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311
+            pause = min(
+                _FIRST_PAUSE_SECONDS * 2**bad_lives, _LONGEST_PAUSE_SECONDS
+            ) * random.uniform(0.5, 1.0)  # noqa: S311
             _log.warning("watches begin anew", error=repr(error), retry_seconds=round(pause, 1))
             metrics.RESTARTS.inc()
             time.sleep(pause)

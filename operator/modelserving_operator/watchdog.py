@@ -45,7 +45,12 @@ async def watch(
             found = stalled()
             red_seconds = red_seconds + BEAT_SECONDS if found else 0.0
     except asyncio.CancelledError:
-        faulthandler.cancel_dump_traceback_later()
+        stand_down()
         raise
     faulthandler.dump_traceback_later(_LAST_GRACE_SECONDS, exit=True)
     fail(StalledError(f"not reconciled in time: {', '.join(found)}"))
+
+
+def stand_down() -> None:
+    """Call the end of the process off."""
+    faulthandler.cancel_dump_traceback_later()
