@@ -138,4 +138,4 @@ async def test_the_page_of_a_running_operator_answers(tmp_path: Path) -> None:
     assert (
         'modelserving_api_requests_total{code="200",resource="deployments",verb="apply"}' in shown
     )
-    assert "modelserving_reconcile_latency_seconds_count" in shown
+    assert "# TYPE modelserving_reconcile_latency_seconds histogram" in shown
