@@ -115,7 +115,7 @@ class Dispatcher:
 
     def replace_catalog(self, catalog: Catalog) -> None:
         """Take what the watch says now, and release or refuse what waits accordingly."""
-        before = self.catalog.endpoints()
+        previous, before = self.catalog, self.catalog.endpoints()
         self.catalog = catalog
         self._targets = {
             model: decision.targets
@@ -129,8 +129,20 @@ class Dispatcher:
         self.engines.appeared(now - before)
         self.engines.retain(now)
         for model in self._queues.models():
+            self._let_go_of_deleted(model, previous)
             self._settle(model)
         self._tell()
+
+    def _let_go_of_deleted(self, model: str, previous: Catalog) -> None:
+        """End what waits for a model whose ModelServing is gone: it was declared, so not by 404."""
+        if self.catalog.servings_of(model):
+            return
+        for serving in previous.servings_of(model):
+            if serving.name not in self.catalog.servings:
+                gone = Refuse(errors.model_serving_deleted(model, serving.name))
+                for held in self._queues.in_order(model):
+                    self._grant(held, self._waiters[held.sequence], gone)
+                return
 
     def decide(self, model: str) -> Decision:
         """Decide about a model as things stand."""

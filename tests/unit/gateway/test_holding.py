@@ -318,7 +318,7 @@ async def test_requests_end_at_once_when_their_modelserving_is_deleted(
     cluster = active(engine)
     gateway = await start(cluster)
     for answer in await refused(gateway, cluster, lambda: cluster.delete("l4")):
-        assert error(answer) == (404, "model_not_found")
+        assert error(answer) == (503, "model_serving_deleted")
 
 
 async def test_a_modelserving_that_cannot_be_read_harms_no_other_and_is_never_404(
