@@ -317,8 +317,9 @@ async def test_requests_end_at_once_when_their_modelserving_is_deleted(
 ) -> None:
     cluster = active(engine)
     gateway = await start(cluster)
-    for answer in await refused(gateway, cluster, lambda: cluster.delete("l4")):
-        assert error(answer) == (503, "model_serving_deleted")
+    held, new = await refused(gateway, cluster, lambda: cluster.delete("l4"))
+    assert error(held) == (503, "model_serving_deleted")
+    assert error(new) == (404, "model_not_found")
 
 
 async def test_a_modelserving_that_cannot_be_read_harms_no_other_and_is_never_404(
