@@ -1,6 +1,7 @@
-"""What is done to a container from its node, since Kubernetes has no call for it.
+"""What is done to a process of the cluster from its node, since Kubernetes has no call for it.
 
-Only on the harness's own cluster: nobody has a way into the nodes of another.
+Containers of Pods, and the kubelets themselves. Only on the harness's own cluster: nobody has a way
+into the nodes of another.
 """
 
 from typing import Final
@@ -12,14 +13,20 @@ from tests.harness.errors import HarnessError
 _CTR: Final = ("ctr", "--namespace", "k8s.io")
 
 
-class Container:
-    """A running container of a Pod on the worker."""
+def _refuse_foreign(cluster: Cluster) -> None:
+    if cluster.provider == "existing":
+        raise HarnessError(f"the harness has no way into the nodes of {cluster.context!r}")
 
-    def __init__(self, cluster: Cluster, namespace: str, pod: str, name: str) -> None:
+
+class Container:
+    """A running container of a Pod: on the worker, unless another node is named."""
+
+    def __init__(
+        self, cluster: Cluster, namespace: str, pod: str, name: str, *, node: str = ""
+    ) -> None:
         """Find it. Raises HarnessError when it does not run, or the cluster is not ours."""
-        if cluster.provider == "existing":
-            raise HarnessError(f"the harness has no way into the nodes of {cluster.context!r}")
-        self._node = cluster.worker
+        _refuse_foreign(cluster)
+        self._node = node or cluster.worker
         labels = {"pod.namespace": namespace, "pod.name": pod, "container.name": name}
         wanted = ",".join(f'labels."io.kubernetes.{key}"=={value}' for key, value in labels.items())
         found = docker.docker("exec", self._node, *_CTR, "containers", "list", "--quiet", wanted)
@@ -33,5 +40,60 @@ class Container:
 
         Even a forced deletion of its Pod begins with SIGTERM.
         """
+        self._send("SIGKILL")
+
+    def pause(self) -> None:
+        """Stop its first process with SIGSTOP, as a starved machine seems to."""
+        self._send("SIGSTOP")
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._send("SIGCONT")
+
+    def _send(self, signal: str) -> None:
         for each in self._ids:
-            docker.docker("exec", self._node, *_CTR, "tasks", "kill", "--signal", "SIGKILL", each)
+            docker.docker("exec", self._node, *_CTR, "tasks", "kill", "--signal", signal, each)
+
+
+class Kubelet:
+    """The kubelet of a node, which systemd starts again when it dies."""
+
+    def __init__(self, cluster: Cluster, node: str) -> None:
+        """Name it. Raises HarnessError when the cluster is not ours."""
+        _refuse_foreign(cluster)
+        self._node = node
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._systemctl("kill", "--signal=KILL", "kubelet")
+
+    def pause(self) -> None:
+        """Stop it with SIGSTOP."""
+        self._systemctl("kill", "--signal=STOP", "kubelet")
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._systemctl("kill", "--signal=CONT", "kubelet")
+
+    def restart(self) -> None:
+        """Start it anew; it forgets how often it has started each container."""
+        self._systemctl("restart", "kubelet")
+
+    def _systemctl(self, *arguments: str) -> None:
+        docker.docker("exec", self._node, "systemctl", *arguments)
+
+
+_RESUME: Final = """
+for id in $(ctr --namespace k8s.io tasks list --quiet); do
+  ctr --namespace k8s.io tasks kill --signal SIGCONT "$id" || true
+done
+systemctl start kubelet
+systemctl kill --signal=CONT kubelet
+"""
+
+
+def resume_everything(cluster: Cluster) -> None:
+    """Let go on whatever a run that was killed has left stopped. Harmless to the rest."""
+    _refuse_foreign(cluster)
+    for node in (cluster.control_plane, cluster.worker):
+        docker.docker("exec", node, "sh", "-c", _RESUME)
