@@ -52,6 +52,14 @@ test: check ## All of the tests; makes the cluster, and fails if it cannot
 	$(HARNESS) up
 	$(BIN)/pytest tests
 
+# 0: a random one, which is printed.
+SEED ?= 0
+ROUNDS ?= 100
+
+.PHONY: chaos
+chaos: venv ## Kill and pause everything amid swaps, under load; SEED=… ROUNDS=…
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
+
 .PHONY: demo
 demo: venv ## From a bare machine to three models answering; leaves everything up
 	$(HARNESS) demo

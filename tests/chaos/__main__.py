@@ -1,0 +1,71 @@
+"""`make chaos`: a run of a hundred rounds on a cluster of the harness. Prints; decides nothing."""
+
+import asyncio
+import secrets
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import results
+from tests.chaos import evidence, report
+from tests.chaos.runner import Round, Run, play
+from tests.chaos.site import installed
+from tests.harness import cluster as harness_cluster
+from tests.harness.cluster import Cluster
+from tests.harness.containers import resume_everything
+from tests.harness.errors import HarnessError
+from tests.harness.faults import faults
+from tests.harness.progress import note
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def chaos(
+    rounds: Annotated[int, typer.Option(min=1, help="How many faults.")] = 100,
+    seed: Annotated[int, typer.Option(help="0: a random one.")] = 0,
+) -> None:
+    """Do faults under load, and check after each. Figures: benchmarks/out/chaos.json."""
+    chosen = seed or secrets.randbelow(10**6) + 1
+    note(f"chaos: seed {chosen}; the same again: make chaos SEED={chosen} ROUNDS={rounds}")
+    told = asyncio.run(_run(ready_cluster(), chosen, rounds))
+    Console(width=120).print(report.table(told))
+    totals = {key: value for key, value in told.items() if key not in {"kinds", "log"}}
+    Console(width=120).print(totals)
+    wrong = ("gpu_violations", "unanswered", "orphans", "findings", "not_converged")
+    if any(told[key] for key in wrong):
+        raise typer.Exit(1)
+
+
+def ready_cluster() -> Cluster:
+    """Return the harness's cluster, with whatever a killed run has stopped going again."""
+    try:
+        resume_everything(harness_cluster.find())
+    except HarnessError as error:
+        note(f"  … nothing to resume: {str(error).splitlines()[0]}")
+    return harness_cluster.up()
+
+
+async def _run(cluster: Cluster, seed: int, count: int) -> dict[str, object]:
+    def tell(run: Run, latest: Round) -> None:
+        note(report.sentence(latest))
+        results.write("chaos", report.figures(run, seed=seed))
+        if latest.wrong():
+            for each in latest.wrong():
+                note(f"     WRONG: {each}")
+            seen = results.OUT / f"chaos-{seed}-round-{latest.fault.number}.txt"
+            seen.write_text(evidence.gather(run.site.world))
+            note(f"     what it looked like: {seen}")
+
+    async with installed(cluster) as site:
+        run = await play(site, faults(seed, count), tell)
+    told = report.figures(run, seed=seed)
+    results.write("chaos", told)
+    for each in run.rounds[-1].wrong():
+        note(f"     WRONG in the end: {each}")
+    return told
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,37 @@
+"""Chaos, the short form: one round of every kind that is promised, under load."""
+
+import secrets
+from typing import Final
+
+from tests.chaos import evidence, report
+from tests.chaos.runner import BOUND_SECONDS, Round, Run, play
+from tests.chaos.site import installed
+from tests.harness.cluster import Cluster
+from tests.harness.faults import PROMISED, faults
+
+LONGEST_PAUSE_SECONDS: Final = 4.0
+"""Longer ones, for which Kubernetes needs up to a minute itself, are left to `make chaos`."""
+
+
+async def test_whatever_is_killed_amid_swaps_every_request_is_answered_and_all_is_well_again(
+    cluster: Cluster,
+) -> None:
+    seed = secrets.randbelow(10**6) + 1
+    print(f"chaos: seed {seed}")
+    seen: list[str] = []
+
+    def tell(run: Run, latest: Round) -> None:
+        print(report.sentence(latest))
+        if latest.wrong():
+            seen.append(evidence.gather(run.site.world))
+
+    drawn = faults(seed, len(PROMISED), kinds=PROMISED, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
+    async with installed(cluster) as site:
+        run = await play(site, drawn, tell)
+    wrong = [f"round {each.fault.number}: {text}" for each in run.rounds for text in each.wrong()]
+    assert not wrong, "\n".join([f"seed {seed}", *wrong, *seen])
+    figures = report.figures(run, seed=seed)
+    assert figures["rounds"] == len(PROMISED)
+    assert figures["max_converge_s"] <= BOUND_SECONDS
+    # There was load: every client has been answered again and again.
+    assert figures["answered"] > 10 * len(run.clients("any"))
