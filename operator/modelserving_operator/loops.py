@@ -16,7 +16,7 @@ import structlog
 
 from modelserving_operator import metrics
 from modelserving_operator.kubernetes_api import KubernetesApiError
-from modelserving_operator.reconciler import Views
+from modelserving_operator.sight import Views
 
 _log = structlog.get_logger(__name__)
 

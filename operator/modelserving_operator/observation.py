@@ -41,6 +41,7 @@ class DeploymentView:
     replica_failure: str = ""
     ownership: str = ""
     """Its spec, and who owns which field of it, for departures."""
+    uid: str = ""
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> "DeploymentView":
@@ -66,6 +67,7 @@ class DeploymentView:
             settled=observed and status.get("replicas", 0) <= replicas,
             replica_failure=failure,
             ownership=ownership(body),
+            uid=metadata.get("uid", ""),
         )
 
 
@@ -79,6 +81,7 @@ class ServiceView:
     owner: str
     """As of a Deployment."""
     ownership: str = ""
+    uid: str = ""
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> "ServiceView":
@@ -90,6 +93,7 @@ class ServiceView:
             spec_hash=metadata.get("annotations", {}).get(SPEC_HASH_ANNOTATION, ""),
             owner=owner_of(metadata),
             ownership=ownership(body),
+            uid=metadata.get("uid", ""),
         )
 
 

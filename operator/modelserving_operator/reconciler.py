@@ -5,7 +5,7 @@ engine_client's. What this module remembers between turns may be lost at any mom
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
@@ -38,12 +38,12 @@ from modelserving_operator.observation import (
     Observation,
     PodView,
     ProbeResult,
-    ServiceView,
     in_trouble,
     last_warning,
 )
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
 from modelserving_operator.recent_actions import RecentActions
+from modelserving_operator.sight import Objects, Sight, Views
 from modelserving_operator.standing import declared, endpoint_of
 
 _log = structlog.get_logger(__name__)
@@ -73,14 +73,6 @@ class Engines(Protocol):
 
     async def activity(self, endpoint: str) -> EngineActivity | None: ...
     async def probe(self, probe: Probe) -> ProbeResult: ...
-
-
-class Views(Protocol):
-    """The watched objects of one ModelServing, as the watches last told them."""
-
-    def deployments(self) -> Iterable[DeploymentView]: ...
-    def services(self) -> Iterable[ServiceView]: ...
-    def pods(self) -> Iterable[PodView]: ...
 
 
 Announce = Callable[[KubernetesObject, Announcement], None]
@@ -113,6 +105,7 @@ class _Memory:
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and kind: what the API server said when it refused the object the last time."""
     recent: RecentActions = field(default_factory=RecentActions)
+    sight: Sight = field(default_factory=Sight)
 
     def believable(self, now: float) -> bool:
         """Return whether the body is still true unless a watch has told otherwise."""
@@ -228,37 +221,35 @@ class Reconciler:
             memory.refused = {
                 key: message for key, message in memory.refused.items() if key[0] != swap.to_model
             }
-        deployments = [each for each in views.deployments() if each.owner == serving.uid]
-        services = [each for each in views.services() if each.owner == serving.uid]
+        where = (self._api, serving.namespace, serving.name, views)
         seen = Observation(
             serving=serving,
             now=now,
-            deployments={each.model: each for each in deployments},
-            services={each.model: each for each in services},
-            pods=await self._with_trouble(serving, await self._pods(serving, views), now),
             demand=aggregate(live, (model.name for model in serving.spec.models)),
             expired_requesters=tuple(expired),
             probe=memory.probe,
             refused={model: message for (model, _), message in memory.refused.items()},
         )
+        seen = await self._with_objects(seen, await memory.sight.look(*where, swap))
         seen = replace(seen, just_done=memory.recent.unseen(seen))
         pod = engine_to_watch(seen)
         if pod is None:
             return seen
         activity = await self._engines.activity(endpoint_of(pod))
         idle_since = memory.idle.update(pod.uid, activity, now)
+        if activity is None:
+            # It may be gone without a word from the watch.
+            seen = await self._with_objects(seen, await memory.sight.ask(*where))
         return replace(seen, activity=activity, idle_since=idle_since)
 
-    async def _pods(self, serving: ModelServing, views: Views) -> tuple[PodView, ...]:
-        """Return the Pods; asked for while a swap waits for them to be gone.
-
-        A watch that was interrupted never tells of a Pod that went meanwhile.
-        """
-        swap = serving.status.current_swap
-        if swap is None or swap.phase is not SwapPhase.STOPPING:
-            return tuple(views.pods())
-        listed = await self._api.engines("Pod", serving.namespace, serving.name)
-        return tuple(PodView.parse(each) for each in listed)
+    async def _with_objects(self, seen: Observation, objects: Objects) -> Observation:
+        uid = seen.serving.uid
+        return replace(
+            seen,
+            deployments={each.model: each for each in objects.deployments if each.owner == uid},
+            services={each.model: each for each in objects.services if each.owner == uid},
+            pods=await self._with_trouble(seen.serving, objects.pods, seen.now),
+        )
 
     async def _with_trouble(
         self, serving: ModelServing, pods: tuple[PodView, ...], now: datetime

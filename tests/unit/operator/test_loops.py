@@ -8,7 +8,7 @@ import pytest
 
 from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.loops import Key, Loops, pause_after
-from modelserving_operator.reconciler import Views
+from modelserving_operator.sight import Views
 from tests.unit.operator.test_reconciler import EmptyViews
 
 L4: Key = ("default", "l4")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from modelserving_operator import manifests
 from modelserving_operator.actions import RESYNC_SECONDS, Announcement, Probe
 from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
@@ -19,7 +20,8 @@ from modelserving_operator.observation import (
 )
 from modelserving_operator.reconciler import Reconciler
 from modelserving_operator.reports import stale, status_page
-from tests.unit.operator.world import spec
+from modelserving_operator.sight import Sight
+from tests.unit.operator.world import serving, spec
 
 
 @dataclass
@@ -295,6 +297,46 @@ async def test_a_refused_target_is_a_failed_load() -> None:
     assert "currentSwap" not in api.body["status"]
 
 
+class Ghosts(EmptyViews):
+    """Watches that never told of an end: a Deployment at 1 and its Pod are long gone."""
+
+    def __init__(self) -> None:
+        parsed = serving(spec(), uid="u1")
+        deployment = manifests.deployment(parsed, parsed.spec.models[0], 1)
+        deployment["metadata"]["uid"] = "deployment-ghost"
+        template = deployment["spec"]["template"]["metadata"]
+        pod = {
+            "metadata": {
+                **template,
+                "name": "l4-mistral-x",
+                "uid": "pod-ghost",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "status": {
+                "phase": "Running",
+                "podIP": "10.0.0.1",
+                "conditions": [
+                    {"type": "PodScheduled", "status": "True"},
+                    {"type": "Ready", "status": "True"},
+                ],
+            },
+        }
+        self._deployment, self._pod = DeploymentView.parse(deployment), PodView.parse(pod)
+
+    def deployments(self) -> Iterable[DeploymentView]:
+        return [self._deployment]
+
+    def pods(self) -> Iterable[PodView]:
+        return [self._pod]
+
+
+class SilentEngines(NoEngines):
+    """Engines that do not answer."""
+
+    async def activity(self, endpoint: str) -> EngineActivity | None:
+        return None
+
+
 async def test_while_old_pods_go_they_are_asked_for_and_not_remembered() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
@@ -302,15 +344,39 @@ async def test_while_old_pods_go_they_are_asked_for_and_not_remembered() -> None
     assert api.body is not None
     api.body["status"]["currentSwap"]["phase"] = "Stopping"
 
-    class Phantom(EmptyViews):
-        """A watch that never told of a Pod's end."""
-
-        def pods(self) -> Iterable[PodView]:
-            raise AssertionError("the fresh list decides")
-
-    await subject.turn("default", "l4", Phantom(), woken=True)
+    await subject.turn("default", "l4", Ghosts(), woken=True)
 
     assert "apply Deployment l4-mistral 1" in api.calls
+    assert not any(call.startswith("scale down") for call in api.calls)
+
+
+async def test_an_engine_that_went_without_a_word_of_the_watches_is_missed_and_comes_back() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    api.body = {**body(defaultModel="mistral"), "status": {"observedGeneration": 3}}
+    api.body["status"] |= {"activeModel": "mistral", "endpoint": "http://10.0.0.1:8000"}
+    told: list[Announcement] = []
+    subject = Reconciler(
+        api, SilentEngines(), lambda _, each: told.append(each), timedelta(seconds=30)
+    )
+
+    for _ in range(3):
+        await subject.turn("default", "l4", Ghosts(), woken=True)
+
+    assert "activeModel" not in api.body["status"]
+    assert "apply Deployment l4-mistral 1" in api.calls
+
+
+async def test_what_is_known_to_be_gone_is_not_seen_again_until_a_new_one_is() -> None:
+    api = RecordedApi(body())
+    sight = Sight()
+    ghosts = Ghosts()
+    before = await sight.look(api, "default", "l4", ghosts, None)
+    await sight.ask(api, "default", "l4", ghosts)
+    after = await sight.look(api, "default", "l4", ghosts, None)
+
+    assert [view.uid for view in before.deployments] == ["deployment-ghost"]
+    assert [view.uid for view in before.pods] == ["pod-ghost"]
+    assert (after.deployments, after.pods) == ((), ())
 
 
 async def test_an_object_of_somebody_else_is_never_taken_over() -> None:
