@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import kopf
 import structlog
@@ -17,8 +17,8 @@ from aiohttp import web
 
 from modelserving_api.names import GROUP, PLURAL, SERVING_LABEL, VERSION
 from modelserving_operator import reports, watchdog
-from modelserving_operator.actions import Announcement
 from modelserving_operator.engine_client import EngineClient
+from modelserving_operator.events import EventPoster
 from modelserving_operator.kubernetes_api import KubernetesApi
 from modelserving_operator.loops import Key, Loops
 from modelserving_operator.observation import DeploymentView, PodView, ServiceView
@@ -43,6 +43,7 @@ class Operator:
     """When each ModelServing was first heard of, by the monotonic clock."""
     api: KubernetesApi | None = None
     engines: EngineClient | None = None
+    events: EventPoster | None = None
     page: web.AppRunner | None = None
     reconciler: Reconciler | None = None
     loops: Loops | None = None
@@ -53,10 +54,11 @@ class Operator:
         settings = self.settings
         self.api = await KubernetesApi.connect(settings.api_timeout_seconds)
         self.engines = EngineClient()
+        self.events = EventPoster(self.api.post_event)
         self.reconciler = Reconciler(
             self.api,
             self.engines,
-            _post_event,
+            self.events.post,
             timedelta(seconds=settings.demand_expiry_seconds),
         )
         self.loops = Loops(self.reconciler, self.gone, self.fail)
@@ -77,6 +79,8 @@ class Operator:
             await self.loops.close()
         if self.page is not None:
             await self.page.cleanup()
+        if self.events is not None:
+            await self.events.close()
         if self.engines is not None:
             await self.engines.close()
         if self.api is not None:
@@ -186,10 +190,8 @@ def configure(settings: kopf.OperatorSettings, ours: Settings) -> None:
     # No handler of ours keeps progress, but kopf must not write under its author's name.
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
-    # Our own Events tell the story; kopf's log lines as Events would drown it.
-    settings.posting.loggers = False
-    settings.posting.reporting_component = "modelserving-operator"
-    settings.posting.event_name_prefix = "modelserving-"
+    # Events are ours alone (events.py).
+    settings.posting.enabled = False
     # The resources are known, and listing CRDs and namespaces needs cluster-wide permissions.
     settings.scanning.disabled = True
     # A watch can stall without an error (kopf #585): the server ends it in time, we end it when it
@@ -246,12 +248,3 @@ def _register_watches(registry: kopf.OperatorRegistry, operator: Operator) -> No
 
 def _key(body: kopf.Body) -> Key:
     return body.metadata.namespace or "", body.metadata.labels.get(SERVING_LABEL, "")
-
-
-def _post_event(serving: dict[str, Any], announcement: Announcement) -> None:
-    kopf.event(
-        kopf.Body(cast("Any", serving)),
-        type=announcement.type,
-        reason=announcement.reason.value,
-        message=announcement.message,
-    )

@@ -110,6 +110,10 @@ class KubernetesApi:
         listed = await self._call("GET", "Event", namespace, query=query)
         return list(listed["items"])
 
+    async def post_event(self, event: KubernetesObject) -> None:
+        """Create an Event."""
+        await self._call("POST", "Event", event["metadata"]["namespace"], body=event)
+
     async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
         """Return the uid of the ModelServing that an object belongs to; None when it is absent.
 

@@ -35,5 +35,7 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # kopf tells of every event of every object; that is its debug level in all but name.
-    logging.getLogger("kopf").setLevel(logging.WARNING if level != "debug" else logging.DEBUG)
+    # kopf tells of every event of every object, httpx of every look at an engine; that is their
+    # debug level in all but name.
+    for chatty in ("kopf", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING if level != "debug" else logging.DEBUG)

@@ -89,6 +89,14 @@ RESTARTS: Final = Counter(
     "modelserving_watch_restarts",
     "Times that all watches were begun anew, since one of them could not go on.",
 )
+EVENTS: Final = Counter(
+    "modelserving_events",
+    "What was told by Events: swaps, engines lost, and what was put back after somebody's hand.",
+    (*_SERVING, "type", "reason"),
+)
+EVENTS_LOST: Final = Counter(
+    "modelserving_events_lost", "Events that could not be posted: the log has them."
+)
 STATUS_WRITES: Final = Counter(
     "modelserving_status_writes", "Writes of a ModelServing's status.", _SERVING
 )
@@ -139,6 +147,11 @@ def record(
 def count_api_request(verb: str, resource: str, code: int) -> None:
     """Count a request to the API server; `verb` is Kubernetes' word, `code` 0 for no answer."""
     API_REQUESTS.labels(verb, resource, str(code)).inc()
+
+
+def count_event(namespace: str, name: str, type_: str, reason: str) -> None:
+    """Count something that was told by an Event, posted or not."""
+    EVENTS.labels(namespace, name, type_, reason).inc()
 
 
 def forget(namespace: str, name: str) -> None:

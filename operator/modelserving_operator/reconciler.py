@@ -41,6 +41,7 @@ from modelserving_operator.observation import (
     in_trouble,
     last_warning,
 )
+from modelserving_operator.phases import ended_phase
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
 from modelserving_operator.recent_actions import RecentActions
 from modelserving_operator.sight import Objects, Sight, Views
@@ -112,6 +113,14 @@ class _Memory:
         return not self.wrote and now - self.read_at < RESYNC_SECONDS
 
 
+def _bind_swap(status: ModelServingStatus) -> None:
+    """Put the swap that is going on into every line that is logged from here on."""
+    if status.current_swap is not None:
+        structlog.contextvars.bind_contextvars(swap=status.current_swap.id)
+    else:
+        structlog.contextvars.unbind_contextvars("swap")
+
+
 class Reconciler:
     """Reconciles ModelServings, one turn at a time."""
 
@@ -166,6 +175,7 @@ class Reconciler:
             serving = ModelServing.parse(body)
         except InvalidSpecError as error:
             return await self._refuse(body, error, now, report)
+        _bind_swap(serving.status)
         seen = await self._observe(serving, views, now)
         report.demand = [
             {
@@ -282,12 +292,17 @@ class Reconciler:
         """Write the status first: an intent that is acted on must outlive us (R3)."""
         serving = seen.serving
         await self._write_status(serving.namespace, serving.name, serving.status, decided.status)
-        for announcement in decided.announcements:
+        if (ended := ended_phase(serving.status, decided.status, seen.now)) is not None:
             _log.info(
-                announcement.message,
-                modelserving=f"{serving.namespace}/{serving.name}",
-                reason=announcement.reason.value,
+                "phase ended",
+                phase=ended.phase.value,
+                seconds=ended.seconds,
+                next_phase=ended.next_phase.value if ended.next_phase else None,
             )
+        _bind_swap(decided.status)
+        for announcement in decided.announcements:
+            tell = _log.warning if announcement.type == "Warning" else _log.info
+            tell(announcement.message, reason=announcement.reason.value)
             self._announce(body, announcement)
         pause = decided.look_again_seconds
         for action in decided.actions:

@@ -149,7 +149,7 @@ def finish(seen: Observation, swap: CurrentSwap, pod: PodView | None) -> Turn:
     announcement = Announcement(
         "Normal",
         Reason.SWAP_FINISHED,
-        f"{_arrow(swap)} ({swap.id}) took {ended.seconds:.1f} s",
+        f"{_arrow(swap)} ({swap.id}) took {ended.seconds:.1f} s{_parts(ended.parts)}",
     )
     return Turn(
         status=status.model_copy(update=changes),
@@ -358,6 +358,16 @@ def _with_model(status: ModelServingStatus, model: ModelStatus) -> list[ModelSta
 
 def _arrow(swap: CurrentSwap) -> str:
     return f"{swap.from_model or 'nothing'} → {swap.to_model or 'nothing'}"
+
+
+def _parts(parts: SwapParts) -> str:
+    """Return where the time went, as people read it; parts of no time are left out."""
+    shown = [
+        f"{name.removesuffix('_seconds')} {seconds:.1f}"
+        for name, seconds in parts.model_dump(exclude_none=True).items()
+        if seconds >= 0.05
+    ]
+    return f": {', '.join(shown)}" if shown else ""
 
 
 def _seconds(begin: datetime, end: datetime) -> float:
