@@ -390,7 +390,7 @@ class CompletionCheck(SpecType):
     expected_text: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = Field(
         default=None,
         description="Must stand in the first 32 tokens of the answer, at temperature 0. Unset: any"
-        " text will do whose tokens have a probability.",
+        " text will do.",
     )
 
 

@@ -2,6 +2,8 @@
 
 Pure: JSON in, findings out. A healthy port is not a working model (vllm #16234, #29341): corrupt
 weights or logits give empty text, or the same token for ever, whose probability is no number.
+Probabilities are asked for only where one token is all that came: for the first of them an engine
+compiles for seconds, or ends where it has no compiler.
 """
 
 import math
@@ -24,9 +26,8 @@ _NO_LOGPROB: Final = -9999.0
 def question(model: str, check: CompletionCheck, *, logprobs: bool) -> JsonObject:
     """Return the body for /v1/completions, as vLLM 0.32 takes it.
 
-    It asks for probabilities unless `logprobs` is False: an engine may be started with
-    --max-logprobs 0. Special tokens are shown and the end is ignored, so that a model that has
-    nothing to say still gives text.
+    `logprobs`: also ask for the tokens' probabilities. Special tokens are shown and the end is
+    ignored, so that a model that has nothing to say still gives text.
     """
     body: JsonObject = {
         "model": model,
@@ -56,6 +57,21 @@ def problem_of(answer: Any, model: str, check: CompletionCheck, *, logprobs: boo
     if check.expected_text is not None and check.expected_text not in text:
         return f"the completion does not hold {check.expected_text!r}: {text[:300]!r}"
     return None
+
+
+def is_doubtful(answer: JsonObject) -> bool:
+    """Return whether a completion without a problem is one token over and over."""
+    choice = _first_choice(answer)
+    text = choice.get("text") if choice is not None else ""
+    count = _count(answer)
+    if not isinstance(text, str) or count < 1:
+        return True
+    # A tokenizer may take the space off a text's first token.
+    return any(_repeats(each, count) for each in (text, f" {text}"))
+
+
+def _repeats(text: str, times: int) -> bool:
+    return text == text[: len(text) // times] * times
 
 
 def problem_of_embedding(answer: Any) -> str | None:

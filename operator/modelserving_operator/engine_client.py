@@ -14,6 +14,7 @@ from modelserving_operator.actions import Probe
 from modelserving_operator.activity import parse_activity
 from modelserving_operator.completion import (
     JsonObject,
+    is_doubtful,
     problem_of,
     problem_of_embedding,
     question,
@@ -65,17 +66,27 @@ class EngineClient:
         return ProbeResult(probe.pod_uid, ok=problem is None, message=problem or "")
 
     async def _problem(self, probe: Probe) -> str | None:
-        for logprobs in (True, False):
-            asked = question(probe.model, probe.check, logprobs=logprobs)
-            response = await self._ask(f"{probe.endpoint}/v1/completions", asked)
-            if response.status_code == httpx.codes.OK:
-                return problem_of(response.json(), probe.model, probe.check, logprobs=logprobs)
-            if response.status_code != httpx.codes.BAD_REQUEST:
-                break
-            # Perhaps it must not tell probabilities.
+        response = await self._complete(probe, logprobs=False)
+        if response.status_code == httpx.codes.OK:
+            answer = response.json()
+            problem = problem_of(answer, probe.model, probe.check, logprobs=False)
+            return problem or (await self._problem_of_doubt(probe) if is_doubtful(answer) else None)
         if response.status_code in _NOT_GENERATIVE and probe.check.expected_text is None:
             return await self._problem_of_embedding(probe, response)
         return _refusal(response)
+
+    async def _problem_of_doubt(self, probe: Probe) -> str | None:
+        """Ask for the probabilities of an answer that may be a broken engine's."""
+        response = await self._complete(probe, logprobs=True)
+        if response.status_code == httpx.codes.BAD_REQUEST:
+            return None  # It tells none (--max-logprobs 0), and nothing has been proven.
+        if response.status_code != httpx.codes.OK:
+            return _refusal(response)
+        return problem_of(response.json(), probe.model, probe.check, logprobs=True)
+
+    async def _complete(self, probe: Probe, *, logprobs: bool) -> httpx.Response:
+        asked = question(probe.model, probe.check, logprobs=logprobs)
+        return await self._ask(f"{probe.endpoint}/v1/completions", asked)
 
     async def _problem_of_embedding(self, probe: Probe, refused: httpx.Response) -> str | None:
         asked = {"model": probe.model, "input": probe.check.prompt}

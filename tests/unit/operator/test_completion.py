@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from modelserving_api.spec import CompletionCheck
-from modelserving_operator.completion import problem_of, problem_of_embedding, question
+from modelserving_operator.completion import is_doubtful, problem_of, problem_of_embedding, question
 
 ANY = CompletionCheck()
 PARIS = CompletionCheck(prompt="The capital of France is", expected_text="Paris")
@@ -56,6 +56,23 @@ def test_an_answer_that_a_broken_engine_gives_is_found_out(broken: Any, told: st
 
 def test_without_probabilities_the_text_alone_counts() -> None:
     assert problem_of(answer(logprobs=None), "coder", ANY, logprobs=False) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "doubtful"),
+    [
+        ("!!!!", 4, True),
+        ("! ! ! !", 4, True),
+        ("</s></s></s></s>", 4, True),
+        ("x", 1, True),
+        (", world. I", 4, False),
+        ("haha", 4, False),
+    ],
+)
+def test_one_token_over_and_over_is_worth_a_second_question(
+    text: str, tokens: int, doubtful: bool
+) -> None:
+    assert is_doubtful(answer(text, tokens)) == doubtful
 
 
 def test_an_expected_text_must_be_there_and_is_told_when_it_is_not() -> None:

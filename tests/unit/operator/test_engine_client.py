@@ -37,10 +37,10 @@ async def probed(url: str, check: CompletionCheck | None = None) -> ProbeResult:
         await client.close()
 
 
-def completion(body: dict[str, Any]) -> dict[str, Any]:
-    told = {"token_logprobs": [-0.5]} if "logprobs" in body else None
-    choice = {"text": "hello", "logprobs": told}
-    return {"model": "coder", "choices": [choice], "usage": {"completion_tokens": 1}}
+def completion(body: dict[str, Any], text: str = "hello you", logprob: float = -0.5) -> Any:
+    told = {"token_logprobs": [logprob] * 4} if "logprobs" in body else None
+    choice = {"text": text, "logprobs": told}
+    return {"model": "coder", "choices": [choice], "usage": {"completion_tokens": 4}}
 
 
 def refusing(status: int, unless: Callable[[dict[str, Any]], bool] = lambda _: False) -> Answer:
@@ -57,9 +57,34 @@ async def embed(_: web.Request) -> web.Response:
     return web.json_response({"data": [{"embedding": [0.5]}]})
 
 
-async def test_an_engine_that_tells_no_probabilities_is_asked_without() -> None:
-    async with engine(completions=refusing(400, lambda body: "logprobs" not in body)) as url:
+async def test_a_plain_answer_is_enough_and_no_engine_compiles_anything_for_us() -> None:
+    async with engine(completions=refusing(500, lambda body: "logprobs" not in body)) as url:
         assert (await probed(url)).ok
+
+
+@pytest.mark.parametrize(("logprob", "ok"), [(-0.5, True), (-9999.0, False)])
+async def test_one_token_over_and_over_is_asked_for_its_probability(
+    logprob: float, ok: bool
+) -> None:
+    async def repeat(request: web.Request) -> web.Response:
+        return web.json_response(completion(await request.json(), "!!!!", logprob))
+
+    async with engine(completions=repeat) as url:
+        assert (await probed(url)).ok == ok
+
+
+@pytest.mark.parametrize(("status", "ok"), [(400, True), (500, False)])
+async def test_an_engine_that_tells_no_probabilities_is_believed_and_one_that_fails_is_not(
+    status: int, ok: bool
+) -> None:
+    async def repeat(request: web.Request) -> web.Response:
+        body = await request.json()
+        if "logprobs" in body:
+            return web.json_response({"error": {"message": "nan"}}, status=status)
+        return web.json_response(completion(body, "!!!!"))
+
+    async with engine(completions=repeat) as url:
+        assert (await probed(url)).ok == ok
 
 
 @pytest.mark.parametrize("status", [400, 404])
