@@ -62,3 +62,12 @@ def pod_specs(objects: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
     """Yield (Deployment's name, Pod spec)."""
     for name, deployment in of_kind(objects, "Deployment").items():
         yield name, deployment["spec"]["template"]["spec"]
+
+
+def notes(*settings: str) -> str:
+    """Return what helm tells a person after an installation."""
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    return run(
+        [tools.helm(), "install", "release", CHART, "--dry-run=client", *arguments],
+        env={"KUBECONFIG": "/dev/null"},
+    )

@@ -12,7 +12,7 @@ from modelserving_gateway.settings import Settings as GatewaySettings
 from modelserving_operator.settings import Settings as OperatorSettings
 from tests.harness import pod_security, tools
 from tests.harness.process import CommandError, run
-from tests.unit.packaging.chart import CHART, NAMESPACE, ROOT, of_kind, pod_specs, render
+from tests.unit.packaging.chart import CHART, NAMESPACE, ROOT, notes, of_kind, pod_specs, render
 
 READ = {"list", "watch"}
 
@@ -29,15 +29,6 @@ GRANTED = {
         ("modelserving.dev", "modelservings"): READ | {"patch"},
     },
 }
-
-
-def notes(*settings: str) -> str:
-    """Return what helm tells a person after an installation."""
-    arguments = [part for setting in settings for part in ("--set", setting)]
-    return run(
-        [tools.helm(), "install", "release", CHART, "--dry-run=client", *arguments],
-        env={"KUBECONFIG": "/dev/null"},
-    )
 
 
 def environment(name: str, *settings: str) -> dict[str, Any]:

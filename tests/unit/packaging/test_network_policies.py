@@ -6,7 +6,7 @@ import pytest
 
 from modelserving_operator import manifests
 from tests.unit.operator.world import serving, spec
-from tests.unit.packaging.chart import Manifest, of_kind, render
+from tests.unit.packaging.chart import Manifest, notes, of_kind, render
 
 ANY_PROMETHEUS: Final = (
     "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
@@ -87,6 +87,15 @@ def test_engines_are_opened_to_others_on_demand() -> None:
     block = "networkPolicy.enginesFrom[0].ipBlock.cidr=10.0.0.0/8"
     (rule,) = policy("engine", block)["ingress"]
     assert rule["from"][1:] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
+
+
+@pytest.mark.parametrize("asked", ["metrics.scrapeAnnotations", "metrics.podMonitor.enabled"])
+def test_a_prometheus_that_would_be_shut_out_in_silence_is_told_of(asked: str) -> None:
+    told = "name\nyour Prometheus in networkPolicy.metricsFrom"
+    assert told in notes(f"{asked}=true")
+    assert told not in notes()
+    assert told not in notes(f"{asked}=true", *ANY_PROMETHEUS)
+    assert told not in notes(f"{asked}=true", "networkPolicy.enabled=false")
 
 
 @pytest.mark.parametrize("settings", [("networkPolicy.enabled=false", *ANY_PROMETHEUS)])
