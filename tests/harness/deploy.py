@@ -199,8 +199,6 @@ def remove_namespaces(cluster: Cluster, namespaces: Iterable[str], *, wait: bool
     """Remove namespaces with all that is in them. The GPU is free when this returns.
 
     With `wait` nothing of them is left at all; without it, gateways may still be finishing.
-    ModelServings go first, while there is an operator that takes its finalizer off them; one whose
-    operator is gone is freed by hand, as the documentation tells people to.
     """
     for namespace in namespaces:
         with step(f"Remove the namespace {namespace}"):
@@ -216,15 +214,7 @@ def _remove_servings(cluster: Cluster, namespace: str) -> None:
     within = ("--namespace", namespace)
     if "modelservings." not in cluster.kubectl("api-resources", "--output=name"):
         return
-    try:
-        cluster.kubectl(*within, "delete", "modelservings", "--all", "--timeout=20s", timeout=60)
-    except HarnessError:
-        names = cluster.kubectl(*within, "get", "modelservings", "--output=name").split()
-        for name in names:
-            cluster.kubectl(
-                *(*within, "patch", name, "--type=merge"),
-                *("--patch", '{"metadata":{"finalizers":[]}}'),
-            )
+    cluster.kubectl(*within, "delete", "modelservings", "--all", "--timeout=60s", timeout=90)
     # Their engines go with them, by garbage collection.
     try:
         cluster.kubectl(
