@@ -460,7 +460,7 @@ async def test_the_operator_is_upgraded_amid_swaps_and_nothing_is_dropped(
             within=SWAP_SECONDS,
         )
     assert set(load.outcomes(clients)) == {Outcome.ANSWERED}, load.told(clients)
-    assert all(len(client.asked) >= 2 for client in clients)
+    assert all(client.asked for client in clients)
     assert (await world.serving(A))["status"]["swapsFailed"] == 0
 
 
