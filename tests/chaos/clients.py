@@ -20,6 +20,11 @@ import openai
 ATTEMPT_SECONDS: Final = 400.0
 """An attempt that has not ended by then is silent: longer than a round is waited for."""
 
+_PLAIN_TOKENS: Final = 8
+_STREAMED_TOKENS: Final = 80
+"""At 0.02 s each 0.2 s and 1.6 s: at any moment in which an engine serves, some answers are half
+given."""
+
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 8.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 120.0
@@ -128,35 +133,36 @@ class Client:
     gateway: str
     url: str
     model: str
-    streamed: bool
-    tokens: int
     ledger: Ledger
 
     async def run(self, stop: asyncio.Event, pause_seconds: float) -> None:
-        """Ask, pause, ask again, until `stop`; the last request is asked to its end."""
+        """Ask, pause, ask again, until `stop`; the last request is asked to its end.
+
+        Every other answer is streamed.
+        """
         async with self._openai() as library:
             for number in itertools.count():
                 if stop.is_set():
                     return
-                await self._ask(library, f"{self.name}-{number}")
+                await self._ask(library, f"{self.name}-{number}", streamed=number % 2 == 0)
                 await _sleep_unless(stop, pause_seconds)
 
-    async def once(self) -> Request:
+    async def once(self, *, streamed: bool) -> Request:
         """Ask once and return the request when it has ended."""
         async with self._openai() as library:
-            return await self._ask(library, self.name)
+            return await self._ask(library, self.name, streamed=streamed)
 
     def _openai(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
             base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=ATTEMPT_SECONDS
         )
 
-    async def _ask(self, library: openai.AsyncOpenAI, text: str) -> Request:
+    async def _ask(self, library: openai.AsyncOpenAI, text: str, *, streamed: bool) -> Request:
         request = Request(text, time.monotonic())
         self.ledger.open[text] = request
         try:
             for number in itertools.count():
-                attempt = await self._attempt(library, text)
+                attempt = await self._attempt(library, text, streamed=streamed)
                 request.attempts.append(attempt)
                 self.ledger.attempts.append(attempt)
                 if attempt.outcome.ends:
@@ -167,13 +173,15 @@ class Client:
         self.ledger.end(request)
         return request
 
-    async def _attempt(self, library: openai.AsyncOpenAI, text: str) -> Attempt:
+    async def _attempt(self, library: openai.AsyncOpenAI, text: str, *, streamed: bool) -> Attempt:
         began = time.monotonic()
+        tokens = _STREAMED_TOKENS if streamed else _PLAIN_TOKENS
         begun = asyncio.Event()
         outcome, detail, retry_after = Outcome.SILENT, "", 0.0
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                answer, reason = await self._answer(library, text, begun)
+                answering = _streamed if streamed else _plain
+                answer, reason = await answering(library, self._question(text, tokens), begun)
         except TimeoutError:
             detail = "amid the answer" if begun.is_set() else "nothing came"
         except (openai.APIConnectionError, httpx2.TransportError) as error:
@@ -183,7 +191,7 @@ class Client:
         except openai.APIError as error:
             outcome, detail = _of_event(error)
         else:
-            right = (expected(self.model, text, self.tokens), "length")
+            right = (expected(self.model, text, tokens), "length")
             outcome = Outcome.ANSWERED if (answer, reason) == right else Outcome.WRONG
             detail = "" if outcome is Outcome.ANSWERED else f"{reason}: {answer}"
         return Attempt(
@@ -197,26 +205,34 @@ class Client:
             retry_after,
         )
 
-    async def _answer(
-        self, library: openai.AsyncOpenAI, text: str, begun: asyncio.Event
-    ) -> tuple[str, str | None]:
-        """Return the answer and why it ended; `begun` is set once the head of a stream is there."""
-        asked: dict[str, Any] = {
+    def _question(self, text: str, tokens: int) -> dict[str, Any]:
+        return {
             "model": self.model,
             "messages": [{"role": "user", "content": text}],
-            "max_tokens": self.tokens,
+            "max_tokens": tokens,
             "extra_body": {"ignore_eos": True},
         }
-        if not self.streamed:
-            whole = await library.chat.completions.create(**asked)
-            return whole.choices[0].message.content or "", whole.choices[0].finish_reason
-        tokens, reason = [], None
-        async with await library.chat.completions.create(**asked, stream=True) as stream:
-            begun.set()
-            async for chunk in stream:
-                tokens.append(chunk.choices[0].delta.content or "")
-                reason = chunk.choices[0].finish_reason or reason
-        return "".join(tokens), reason
+
+
+async def _plain(
+    library: openai.AsyncOpenAI, question: dict[str, Any], _: asyncio.Event
+) -> tuple[str, str | None]:
+    """Return the answer and why it ended."""
+    choice = (await library.chat.completions.create(**question)).choices[0]
+    return choice.message.content or "", choice.finish_reason
+
+
+async def _streamed(
+    library: openai.AsyncOpenAI, question: dict[str, Any], begun: asyncio.Event
+) -> tuple[str, str | None]:
+    """Return the answer and why it ended; `begun` is set once the head of the stream is there."""
+    tokens, reason = [], None
+    async with await library.chat.completions.create(**question, stream=True) as stream:
+        begun.set()
+        async for chunk in stream:
+            tokens.append(chunk.choices[0].delta.content or "")
+            reason = chunk.choices[0].finish_reason or reason
+    return "".join(tokens), reason
 
 
 def expected(model: str, text: str, tokens: int) -> str:

@@ -41,11 +41,6 @@ _PAUSE_SECONDS: Final = 1.0
 _SETTLED_SECONDS: Final = 30.0
 """For what is told with a delay: a kubelet's count of restarts, a withdrawn entry."""
 
-_PLAIN_TOKENS: Final = 8
-_STREAMED_TOKENS: Final = 80
-"""At 0.02 s each 0.2 s and 1.6 s: at any moment in which an engine serves, some answers are half
-given."""
-
 
 @dataclass
 class Round:
@@ -96,9 +91,10 @@ class Run:
         if fault.kind.deed is Deed.KILL:
             self.killed[injected.victim] += 1
         result.converge_seconds = await self._converge(injected, result)
-        await self._judge(result)
-        for node in nodes_that_remember(self.site, fault):
-            await forget_back_off(self.site, node)
+        forgetting = [
+            forget_back_off(self.site, node) for node in nodes_that_remember(self.site, fault)
+        ]
+        await asyncio.gather(self._judge(result), *forgetting)
         result.seconds = time.monotonic() - began
         return result
 
@@ -106,8 +102,8 @@ class Run:
         """Wait until all is well again; return how long that took from the fault's end."""
         number = result.fault.number
         asked = [
-            asyncio.create_task(client.once())
-            for client in self.clients(f"after-{number}", service=False, alternately=True)
+            asyncio.create_task(client.once(streamed=place % 2 == number % 2))
+            for place, client in enumerate(self.clients(f"after-{number}", service=False))
         ]
         waits = [
             *asked,
@@ -168,24 +164,15 @@ class Run:
         new, self.violations_told = found[self.violations_told :], len(found)
         return [f"GPU: {each}" for each in new]
 
-    def clients(
-        self, name: str, *, service: bool = True, alternately: bool = False
-    ) -> list[Client]:
-        """Return clients for every model through every gateway, and through their Service.
-
-        One that streams and one that does not, or, `alternately`, now the one, now the other.
-        """
+    def clients(self, name: str, *, service: bool = True) -> list[Client]:
+        """Return a client for every model through every gateway, and through their Service."""
         addresses = [*self.site.gateways.items(), *([("", self.site.service_url)] * service)]
-        models = [model for models in MODELS.values() for model in models]
-        made = []
-        for gateway, url in addresses:
-            for number, model in enumerate(models):
-                for streamed in [number % 2 == 0] if alternately else [True, False]:
-                    how = "stream" if streamed else "plain"
-                    tokens = _STREAMED_TOKENS if streamed else _PLAIN_TOKENS
-                    label = f"{name}-{gateway[-5:] or 'service'}-{model}-{how}"
-                    made.append(Client(label, gateway, url, model, streamed, tokens, self.ledger))
-        return made
+        return [
+            Client(f"{name}-{gateway[-5:] or 'service'}-{model}", gateway, url, model, self.ledger)
+            for gateway, url in addresses
+            for models in MODELS.values()
+            for model in models
+        ]
 
     def patience(self) -> float:
         """Return how many seconds the last requests are waited for."""
