@@ -47,9 +47,9 @@ MODELS: Final = {"east": ("mistral", "coder"), "west": ("llava", "qwen")}
 """Two ModelServings with a GPU each: twice the swaps in the same time, and they must not disturb
 each other. Two models each, which are both wanted all the time, so that swaps never end."""
 
-_SWAP: Final = {"minResidencySeconds": 1, "maxWaitSeconds": 12}
+_SWAP: Final = {"minResidencySeconds": 1, "maxWaitSeconds": 15}
 """Neither model is ever idle, so maxWaitSeconds ends each one's turn: with swaps of 9 s it serves
-for about three."""
+for about four."""
 
 _GATEWAY_LABEL: Final = "modelserving.dev/chaos-gateway"
 

@@ -13,6 +13,15 @@ from tests.harness.errors import HarnessError
 _CTR: Final = ("ctr", "--namespace", "k8s.io")
 
 
+_FIND: Final = """
+running=$(ctr --namespace k8s.io tasks list --quiet)
+for id in $(ctr --namespace k8s.io containers list --quiet "$1"); do
+  case "$running" in *"$id"*) echo "$id" ;; esac
+done
+"""
+"""One call, since an engine may be gone by the next."""
+
+
 def _refuse_foreign(cluster: Cluster) -> None:
     if cluster.provider == "existing":
         raise HarnessError(f"the harness has no way into the nodes of {cluster.context!r}")
@@ -29,9 +38,8 @@ class Container:
         self._node = node or cluster.worker
         labels = {"pod.namespace": namespace, "pod.name": pod, "container.name": name}
         wanted = ",".join(f'labels."io.kubernetes.{key}"=={value}' for key, value in labels.items())
-        found = docker.docker("exec", self._node, *_CTR, "containers", "list", "--quiet", wanted)
-        running = docker.docker("exec", self._node, *_CTR, "tasks", "list", "--quiet").split()
-        self._ids = [each for each in found.split() if each in running]
+        found = docker.docker("exec", self._node, "sh", "-c", _FIND, "sh", wanted)
+        self._ids = found.split()
         if not self._ids:
             raise HarnessError(f"{namespace}/{pod} has no running container {name}")
 
