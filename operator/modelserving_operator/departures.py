@@ -1,9 +1,9 @@
 """What somebody else has changed on an object that the operator applies.
 
 Pure. The API server keeps who owns which field (`metadata.managedFields`, KEP-555): a field that we
-declare, no longer own and find different was changed or taken away; one that another manager owns
-and we do not declare was added. A difference alone proves nothing: servers add defaults and write
-quantities in their own way, and admission may rewrite what we ask for, which nobody shall fight.
+declare, no longer own and find different was changed or taken away. A difference alone proves
+nothing: servers write quantities in their own way, and admission may rewrite what we ask for. What
+others add beside it is theirs, as server-side apply has it.
 """
 
 import json
@@ -16,14 +16,8 @@ from modelserving_api.quantities import parse_quantity
 FIELD_MANAGER: Final = "modelserving-operator"
 """Who we are to the API server."""
 
-_CONTROLLERS: Final = frozenset({"kube-controller-manager", "kube-scheduler", "kubelet"})
-"""They write what is theirs to write."""
-
-_RESTARTED_AT: Final = "kubectl.kubernetes.io/restartedAt"
-"""What `kubectl rollout restart` adds: a person wants a new Pod, and undoing it costs another."""
-
-_ALLOWED: Final = frozenset({"replicas", f"template.metadata.annotations.{_RESTARTED_AT}"})
-"""Replicas are judged by their value: scaling is what the operator does all the time."""
+_ALLOWED: Final = frozenset({"replicas"})
+"""Judged by its value: scaling is what the operator does all the time."""
 
 _CACHED: Final = 4096
 """Objects whose verdict is remembered: those of two hundred ModelServings with ten models each."""
@@ -37,41 +31,34 @@ def ownership(body: Tree) -> str:
     """Return what `departures` needs of an object as the API server sends it, as compact text.
 
     Text, because an operator keeps it of every object: parsed, it takes ten times the memory.
+    Empty when the object was not made by our apply: nothing is known then of what we own.
     """
-    fields = [
-        {key: entry[key] for key in ("manager", "operation")}
-        | {"fields": entry.get("fieldsV1", {}).get("f:spec", {})}
-        for entry in body["metadata"].get("managedFields", ())
-        if "f:spec" in entry.get("fieldsV1", {})
-    ]
-    return json.dumps([body.get("spec", {}), fields], separators=(",", ":"))
+    applied = next(
+        (
+            entry["fieldsV1"].get("f:spec", {})
+            for entry in body["metadata"].get("managedFields", ())
+            if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        ),
+        None,
+    )
+    if applied is None:
+        return ""
+    return json.dumps([body.get("spec", {}), applied], separators=(",", ":"))
 
 
 def departures(declared: Tree, owned: str) -> tuple[str, ...]:
-    """Return the fields below `spec` that somebody else has changed, taken away or added.
+    """Return the fields below `spec` that somebody else has changed or taken away.
 
     `declared` is the `spec` that we apply, `owned` is what `ownership` has returned. Sorted paths,
     such as `template.spec.containers[engine].image`.
     """
-    return _departures(json.dumps(declared, separators=(",", ":")), owned)
+    return _departures(json.dumps(declared, separators=(",", ":")), owned) if owned else ()
 
 
 @lru_cache(_CACHED)
-def _departures(declared_text: str, owned: str) -> tuple[str, ...]:
-    declared = json.loads(declared_text)
-    observed, entries = json.loads(owned)
-    applied = [
-        entry["fields"]
-        for entry in entries
-        if entry["manager"] == FIELD_MANAGER and entry["operation"] == "Apply"
-    ]
-    if not applied:
-        return ()  # Not made by our apply: nothing is known of who owns what.
-    found = set(_lost(declared, observed, applied[0], ""))
-    for entry in entries:
-        if entry["manager"] not in {FIELD_MANAGER, *_CONTROLLERS}:
-            found |= set(_added(declared, entry["fields"], ""))
-    return tuple(sorted(found - _ALLOWED))
+def _departures(declared: str, owned: str) -> tuple[str, ...]:
+    observed, ours = json.loads(owned)
+    return tuple(sorted({*_lost(json.loads(declared), observed, ours, "")} - _ALLOWED))
 
 
 def _lost(declared: Any, observed: Any, ours: Tree, path: str) -> Iterator[str]:
@@ -81,7 +68,7 @@ def _lost(declared: Any, observed: Any, ours: Tree, path: str) -> Iterator[str]:
             seen = observed.get(name) if isinstance(observed, dict) else None
             yield from _judged(value, seen, ours.get(f"f:{name}"), f"{path}.{name}".lstrip("."))
     elif isinstance(declared, list):
-        items = [(json.loads(each[2:]), tree) for each, tree in _of_kind(ours, "k:")]
+        items = [(json.loads(each[2:]), tree) for each, tree in ours.items() if each[:2] == "k:"]
         for item in declared:
             key, tree = next((each for each in items if _contains(item, each[0])), (item, None))
             yield from _judged(item, _find(observed, key), tree, f"{path}[{_title(key)}]")
@@ -94,27 +81,6 @@ def _judged(declared: Any, observed: Any, ours: Tree | None, path: str) -> Itera
     elif ours.keys() - {"."}:
         yield from _lost(declared, observed, ours, path)
     # Else it is owned as a whole: nobody has changed it.
-
-
-def _added(declared: Any, theirs: Tree, path: str) -> Iterator[str]:
-    """Yield what another manager owns and we do not declare."""
-    for each, below in _of_kind(theirs, "f:"):
-        name, here = each[2:], f"{path}.{each[2:]}".lstrip(".")
-        if not isinstance(declared, dict) or name not in declared:
-            yield here
-        else:
-            yield from _added(declared[name], below, here)
-    for each, below in _of_kind(theirs, "k:"):
-        key = json.loads(each[2:])
-        item = _find(declared, key)
-        if item is None:
-            yield f"{path}[{_title(key)}]"
-        else:
-            yield from _added(item, below, f"{path}[{_title(key)}]")
-
-
-def _of_kind(fields: Tree, prefix: str) -> list[tuple[str, Tree]]:
-    return [(each, tree) for each, tree in fields.items() if each.startswith(prefix)]
 
 
 def _find(items: Any, key: Any) -> Any:

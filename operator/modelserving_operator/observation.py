@@ -262,6 +262,8 @@ class Observation:
     probe: ProbeResult | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     """Models whose manifests the API server refused, and what it said."""
+    conceded: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
+    """Kinds and names of objects that somebody keeps changing, and since when they are left so."""
     just_done: frozenset[object] = frozenset()
     """Actions that were carried out a moment ago: the watches may still tell of what they changed,
     and planning them again is no news."""

@@ -18,7 +18,6 @@ from modelserving_operator.actions import (
     RESYNC_SECONDS,
     Action,
     Announcement,
-    Delete,
     Plan,
     Probe,
     ScaleDown,
@@ -274,10 +273,6 @@ def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
         refusal = _refusal(seen, target, swap.stopped_time or seen.now)
         if refusal is not None:
             return fail(seen, swap, target, refusal)
-        if edited(seen, target):
-            name = seen.deployments[target].name
-            remade = (Delete("Deployment", name),)
-            return _in_phase(seen, swap, SwapPhase.STOPPING, f"removing {name}", actions=remade)
         return _in_phase(
             seen,
             swap,

@@ -40,7 +40,6 @@ class RecentActions:
             action: (begun, before)
             for action, (begun, before) in self._begun.items()
             if seen.now - begun < _SEEN_BY_THEN
-            # What was deleted is made anew: until that one is seen, its absence is our doing.
             and ((now := _object_of(action, seen)) is None or now == before)
         }
         return frozenset(self._begun)

@@ -31,6 +31,7 @@ from modelserving_operator.actions import (
 )
 from modelserving_operator.activity import IdleTracker
 from modelserving_operator.demand import DemandLedger, aggregate
+from modelserving_operator.fights import Fights
 from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
     DeploymentView,
@@ -45,7 +46,8 @@ from modelserving_operator.phases import ended_phase
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
 from modelserving_operator.recent_actions import RecentActions
 from modelserving_operator.sight import Objects, Sight, Views
-from modelserving_operator.standing import declared, endpoint_of
+from modelserving_operator.standing import declared, edited_objects, endpoint_of
+from modelserving_operator.upkeep import undoes
 
 _log = structlog.get_logger(__name__)
 
@@ -107,6 +109,7 @@ class _Memory:
     """By model and kind: what the API server said when it refused the object the last time."""
     recent: RecentActions = field(default_factory=RecentActions)
     sight: Sight = field(default_factory=Sight)
+    fights: Fights = field(default_factory=Fights)
 
     def believable(self, now: float) -> bool:
         """Return whether the body is still true unless a watch has told otherwise."""
@@ -241,7 +244,11 @@ class Reconciler:
             refused={model: message for (model, _), message in memory.refused.items()},
         )
         seen = await self._with_objects(seen, await memory.sight.look(*where, swap))
-        seen = replace(seen, just_done=memory.recent.unseen(seen))
+        seen = replace(
+            seen,
+            just_done=memory.recent.unseen(seen),
+            conceded=memory.fights.judge(edited_objects(seen), now),
+        )
         pod = engine_to_watch(seen)
         if pod is None:
             return seen
@@ -325,6 +332,9 @@ class Reconciler:
         """Carry out one action and return after how many seconds its effect should be looked at."""
         serving = seen.serving
         memory = self._memory(serving)
+        put_back = undoes(seen, action)
+        if put_back is not None and action not in seen.just_done:
+            memory.fights.note(put_back, seen.now)
         memory.recent.note(action, seen)
         memory.wrote |= not isinstance(action, Probe)
         match action:

@@ -3,6 +3,7 @@
 Pure: each answers from the observation alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -38,23 +39,35 @@ def up_to_date(seen: Observation, name: str) -> bool:
 def edited(seen: Observation, name: str) -> tuple[str, ...]:
     """Return the fields of a model's Deployment that somebody else has changed.
 
-    Of one made from an older spec nothing is said: it is applied anew anyway.
+    None of one that is left as it is, or that was made from an older spec: it is applied anew.
     """
     model, view = declared(seen, name), seen.deployments.get(name)
-    if model is None or view is None:
+    if model is None or view is None or ("Deployment", view.name) in seen.conceded:
         return ()
     wanted = manifests.deployment(seen.serving, model, view.replicas)
     if wanted["metadata"]["annotations"] != {SPEC_HASH_ANNOTATION: view.spec_hash}:
         return ()
-    return departures(wanted["spec"], view.ownership)
+    # The rest is a matter of the Deployment's controller, and none of it restarts an engine.
+    judged = {name: wanted["spec"][name] for name in ("strategy", "template")}
+    return departures(judged, view.ownership)
 
 
 def edited_service(seen: Observation, model: Model) -> tuple[str, ...]:
     """Return the fields of a model's Service that somebody else has changed."""
     view = seen.services.get(model.name)
-    if view is None:
+    if view is None or ("Service", view.name) in seen.conceded:
         return ()
     return departures(manifests.service(seen.serving, model)["spec"], view.ownership)
+
+
+def edited_objects(seen: Observation) -> Iterator[tuple[str, str]]:
+    """Yield the kind and name of every object that somebody else has changed."""
+    for model in seen.serving.spec.models:
+        name = manifests.object_name(seen.serving.name, model.name)
+        if edited(seen, model.name):
+            yield "Deployment", name
+        if edited_service(seen, model):
+            yield "Service", name
 
 
 def endpoint_of(pod: PodView) -> str:

@@ -21,7 +21,7 @@ from modelserving_operator.actions import (
     ScaleUp,
 )
 from modelserving_operator.observation import SPEC_HASH_ANNOTATION, Observation
-from modelserving_operator.standing import edited, edited_service, up_to_date
+from modelserving_operator.standing import declared, edited, edited_service, up_to_date
 
 _PATHS_TOLD: Final = 5
 """Of the fields that somebody has changed; the first ones say what it was about."""
@@ -57,19 +57,29 @@ def put_back(seen: Observation, active: str | None) -> Work:
     return Work.of(_put_back(seen, active))
 
 
+def undoes(seen: Observation, action: Action) -> tuple[Kind, str] | None:
+    """Return the kind and name of the object that an action puts back, if somebody edited it."""
+    if not isinstance(action, ApplyDeployment | ApplyService | ScaleUp):
+        return None
+    name = manifests.object_name(seen.serving.name, action.model)
+    if not isinstance(action, ApplyService):
+        return ("Deployment", name) if edited(seen, action.model) else None
+    model = declared(seen, action.model)
+    return ("Service", name) if model is not None and edited_service(seen, model) else None
+
+
 def edited_message(name: str, paths: tuple[str, ...]) -> str:
     """Return what somebody did to an object, as people read it."""
     more = f" and {len(paths) - _PATHS_TOLD} more" if len(paths) > _PATHS_TOLD else ""
-    return f"{name} was edited by hand ({', '.join(paths[:_PATHS_TOLD])}{more}); it is made anew"
+    return f"{name} was edited by hand ({', '.join(paths[:_PATHS_TOLD])}{more}); it is put back"
 
 
 def _steps(seen: Observation, planned: tuple[Action, ...]) -> Steps:
     going_up = {action.model for action in planned if isinstance(action, ScaleUp)}
-    going = {action.name for action in planned if isinstance(action, Delete)}
     declared = {model.name for model in seen.serving.spec.models}
     for model in seen.serving.spec.models:
         name = manifests.object_name(seen.serving.name, model.name)
-        if model.name not in going_up and name not in going:
+        if model.name not in going_up:
             yield from _deployment(seen, model, name)
         yield from _service(seen, model, name)
     for view in seen.deployments.values():
@@ -80,6 +90,10 @@ def _steps(seen: Observation, planned: tuple[Action, ...]) -> Steps:
             yield Delete("Service", service.name)
     for requester in seen.expired_requesters:
         yield RemoveRequest(requester)
+    for (kind, name), since in seen.conceded.items():
+        if since == seen.now:
+            told = f"{kind} {name} is changed again and again; it is left so until its spec changes"
+            yield Announcement("Warning", Reason.EDITED_BY_HAND, told)
 
 
 def _deployment(seen: Observation, model: Model, name: str) -> Steps:
@@ -87,7 +101,9 @@ def _deployment(seen: Observation, model: Model, name: str) -> Steps:
     if view is None:
         yield from _made(seen, model, "Deployment", ApplyDeployment(model.name))
     elif view.replicas == 0 and (paths := edited(seen, model.name)):
-        yield from _remade(seen, "Deployment", name, paths)
+        told = edited_message(f"Deployment {name}", paths)
+        yield from _told(seen, ApplyDeployment(model.name), Reason.EDITED_BY_HAND, told)
+        yield ApplyDeployment(model.name)
     elif view.replicas == 0 and not up_to_date(seen, model.name):
         yield ApplyDeployment(model.name)
 
@@ -101,24 +117,18 @@ def _service(seen: Observation, model: Model, name: str) -> Steps:
     if {SPEC_HASH_ANNOTATION: view.spec_hash} != wanted:
         yield ApplyService(model.name)
     elif paths := edited_service(seen, model):
-        yield from _remade(seen, "Service", name, paths)
+        told = edited_message(f"Service {name}", paths)
+        yield from _told(seen, ApplyService(model.name), Reason.EDITED_BY_HAND, told)
+        yield ApplyService(model.name)
 
 
 def _made(seen: Observation, model: Model, kind: Kind, action: Action) -> Steps:
     """Make an object; if it was there, somebody has deleted it: its model has a status by then."""
     name = manifests.object_name(seen.serving.name, model.name)
     known = any(each.name == model.name for each in seen.serving.status.models)
-    if known and model.name not in seen.refused and Delete(kind, name) not in seen.just_done:
+    if known and model.name not in seen.refused:
         told = f"{kind} {name} was deleted by hand; it is made anew"
         yield from _told(seen, action, Reason.DELETED_BY_HAND, told)
-    yield action
-
-
-def _remade(seen: Observation, kind: Kind, name: str, paths: tuple[str, ...]) -> Steps:
-    """Delete an edited object, which is then made anew: an apply would leave what was added."""
-    action = Delete(kind, name)
-    told = edited_message(f"{kind} {name}", paths)
-    yield from _told(seen, action, Reason.EDITED_BY_HAND, told)
     yield action
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import httpx
 import pytest_asyncio
 
+from modelserving_api.names import MODEL_LABEL
 from tests.cluster.asking import ask, stream, text_of
 from tests.cluster.conftest import Make
 from tests.cluster.kubernetes import DEPLOYMENTS, EVENTS, PODS, SERVICES, World, is_serving
@@ -88,37 +89,61 @@ async def test_a_second_engine_that_is_scaled_up_never_runs_and_is_put_back(
     assert (await deployment(world, "coder"))["spec"]["replicas"] == 0
 
 
-async def test_edited_objects_of_a_stopped_model_are_made_anew(world: World, serving: str) -> None:
+async def test_edited_objects_of_a_stopped_model_are_put_back(world: World, serving: str) -> None:
     name = f"{NAME}-coder"
-    before = await deployment(world, "coder")
+    declared = image_of(await deployment(world, "coder"))
     await asyncio.gather(
-        world.kubectl("patch", "deployment", name, "--type=merge", "--patch", SHARED_NETWORK),
-        world.kubectl("patch", "service", name, "--type=merge", "--patch", ANOTHER_SESSION),
+        world.kubectl("set", "image", f"deployment/{name}", "engine=other:1"),
+        world.kubectl("patch", "service", name, "--type=merge", "--patch", ANOTHER_MODEL),
     )
+    await until_told(world, "EditedByHand", f"Deployment {name}", "containers[engine].image")
+    await until_told(world, "EditedByHand", f"Service {name}", "selector")
     await world.until(
         DEPLOYMENTS,
         lambda items: any(
-            each["metadata"]["name"] == name
-            and each["metadata"]["uid"] != before["metadata"]["uid"]
-            and "hostNetwork" not in each["spec"]["template"]["spec"]
-            for each in items
+            each["metadata"]["name"] == name and image_of(each) == declared for each in items
         ),
-        what="the Deployment is made anew without what was added",
+        what="the Deployment is as declared",
     )
     await world.until(
         SERVICES,
         lambda items: any(
-            each["metadata"]["name"] == name and each["spec"]["sessionAffinity"] == "None"
+            each["metadata"]["name"] == name and each["spec"]["selector"][MODEL_LABEL] == "coder"
             for each in items
         ),
-        what="the Service is made anew",
+        what="the Service is as declared",
     )
-    await until_told(world, "EditedByHand", f"Deployment {name}", "hostNetwork")
-    await until_told(world, "EditedByHand", f"Service {name}", "sessionAffinity")
 
 
-SHARED_NETWORK: Final = json.dumps({"spec": {"template": {"spec": {"hostNetwork": True}}}})
-ANOTHER_SESSION: Final = json.dumps({"spec": {"sessionAffinity": "ClientIP"}})
+ANOTHER_MODEL: Final = json.dumps({"spec": {"selector": {MODEL_LABEL: "mistral"}}})
+
+
+def image_of(deployment: dict[str, Any]) -> str:
+    """Return the image of the engine."""
+    (engine,) = deployment["spec"]["template"]["spec"]["containers"]
+    return str(engine["image"])
+
+
+async def test_what_people_add_to_an_object_is_theirs(world: World, serving: str) -> None:
+    name = f"{NAME}-coder"
+    await world.kubectl("annotate", "deployment", name, "example.com/owner=me")
+    await world.kubectl("patch", "deployment", name, "--type=merge", "--patch", A_ZONE)
+    # The operator has looked at it by the time that it has put back something else.
+    await world.kubectl("set", "image", f"deployment/{name}", "engine=other:2")
+    after = await world.until(
+        DEPLOYMENTS,
+        lambda items: any(
+            each["metadata"]["name"] == name and not image_of(each).startswith("other")
+            for each in items
+        ),
+        what="the image is put back",
+    )
+    (kept,) = (each for each in after if each["metadata"]["name"] == name)
+    assert kept["metadata"]["annotations"]["example.com/owner"] == "me"
+    assert kept["spec"]["template"]["spec"]["nodeSelector"]["zone"] == "a"
+
+
+A_ZONE: Final = json.dumps({"spec": {"template": {"spec": {"nodeSelector": {"zone": "a"}}}}})
 
 
 async def test_deleted_objects_of_a_stopped_model_come_back(world: World, serving: str) -> None:
@@ -139,12 +164,12 @@ async def test_an_edited_engine_that_serves_is_replaced_by_what_is_declared(
     world: World, gateway: httpx.AsyncClient, serving: str
 ) -> None:
     swaps = await swaps_so_far(world)
-    await world.kubectl("set", "env", f"deployment/{NAME}-mistral", "SIM_TOKENS=1", "EXTRA=1")
+    await world.kubectl("set", "env", f"deployment/{NAME}-mistral", "SIM_LOAD_SECONDS=0.4")
     asked = asyncio.create_task(ask(gateway, "mistral", "good day"))
     await until_serving_anew(world, swaps, "EditedByHand")
     assert text_of(await asked).startswith("mistral: good day")
     (engine,) = (await deployment(world, "mistral"))["spec"]["template"]["spec"]["containers"]
-    assert {"EXTRA", "SIM_TOKENS"}.isdisjoint(each["name"] for each in engine["env"])
+    assert {"name": "SIM_LOAD_SECONDS", "value": "0.3"} in engine["env"]
 
 
 async def test_a_deleted_deployment_of_the_model_that_serves_comes_back(

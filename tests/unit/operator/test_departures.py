@@ -3,8 +3,6 @@
 import copy
 from typing import Any
 
-import pytest
-
 from modelserving_operator.departures import FIELD_MANAGER, departures, ownership
 
 DECLARED: dict[str, Any] = {
@@ -47,8 +45,6 @@ class Server:
         self.container["terminationMessagePath"] = "/dev/termination-log"
         self.container["resources"]["requests"]["cpu"] = "500m"
         self.ours = owned_by_apply(DECLARED)
-        self.theirs: dict[str, Any] = {}
-        self.manager = "kubectl-edit"
 
     @property
     def container(self) -> dict[str, Any]:
@@ -60,17 +56,11 @@ class Server:
         found: dict[str, Any] = self.ours["f:template"]["f:spec"]["f:containers"]
         return found['k:{"name":"engine"}']  # type: ignore[no-any-return]
 
-    def own(self, **fields: Any) -> None:
-        """Let the other manager own fields of the container."""
-        inside = {f"f:{name}": tree for name, tree in fields.items()}
-        containers = {'k:{"name":"engine"}': inside}
-        self.theirs = {"f:template": {"f:spec": {"f:containers": containers}}}
-
     def departures(self) -> tuple[str, ...]:
         entries = [
             {"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": self.ours}},
-            {"manager": self.manager, "operation": "Update", "fieldsV1": {"f:spec": self.theirs}},
-            {"manager": "kube-controller-manager", "fieldsV1": {"f:status": {}}, "operation": "U"},
+            {"manager": FIELD_MANAGER, "operation": "Update", "fieldsV1": {"f:spec": {}}},
+            {"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {"f:spec": {}}},
         ]
         body = {"metadata": {"managedFields": entries}, "spec": self.spec}
         return departures(DECLARED, ownership(body))
@@ -87,14 +77,12 @@ def test_a_changed_field_is_told_by_its_path() -> None:
     server = Server()
     server.container["image"] = "vllm:2"
     del server.our_container["f:image"]
-    server.own(image={})
 
     assert server.departures() == (f"{ENGINE}.image",)
 
 
 def test_a_field_that_another_manager_sets_to_the_same_value_is_no_change() -> None:
     server = Server()
-    server.own(image={}, resources={"f:requests": {"f:cpu": {}}})
     del server.our_container["f:image"]
     del server.our_container["f:resources"]
 
@@ -105,17 +93,18 @@ def test_a_list_that_grew_is_a_change() -> None:
     server = Server()
     server.container["args"].append("--trust-remote-code")
     del server.our_container["f:args"]
-    server.own(args={})
 
     assert server.departures() == (f"{ENGINE}.args",)
 
 
-def test_an_added_item_and_an_added_field_are_told() -> None:
+def test_what_others_add_is_theirs() -> None:
+    """An annotation, a variable, a node selector: fields that nobody but they declare."""
     server = Server()
     server.container["env"].append({"name": "C", "value": "3"})
-    server.own(env={'k:{"name":"C"}': {".": {}, "f:name": {}, "f:value": {}}}, tty={})
+    server.spec["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = "now"
+    server.spec["template"]["spec"]["nodeSelector"] = {"zone": "a"}
 
-    assert server.departures() == (f"{ENGINE}.env[C]", f"{ENGINE}.tty")
+    assert server.departures() == ()
 
 
 def test_what_was_taken_away_is_told_though_nobody_owns_it() -> None:
@@ -134,28 +123,10 @@ def test_a_rewrite_by_admission_is_not_fought() -> None:
     assert server.departures() == ()
 
 
-@pytest.mark.parametrize(
-    "theirs",
-    [
-        {"f:replicas": {}},
-        {
-            "f:template": {
-                "f:metadata": {"f:annotations": {"f:kubectl.kubernetes.io/restartedAt": {}}}
-            }
-        },
-    ],
-)
-def test_scaling_and_rollout_restart_are_not_edits(theirs: dict[str, Any]) -> None:
+def test_scaling_is_not_an_edit() -> None:
     server = Server()
-    server.theirs = theirs
-
-    assert server.departures() == ()
-
-
-def test_controllers_of_kubernetes_write_what_is_theirs() -> None:
-    server = Server()
-    server.manager = "kube-controller-manager"
-    server.theirs = {"f:paused": {}}
+    server.spec["replicas"] = 1
+    del server.ours["f:replicas"]
 
     assert server.departures() == ()
 

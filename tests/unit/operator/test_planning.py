@@ -288,18 +288,17 @@ def test_a_deployment_scaled_up_during_a_drain_is_put_back_at_once() -> None:
     assert world.deployments["mistral"].replicas == 1, "it finishes what it is running"
 
 
-def test_edited_objects_of_a_stopped_model_are_made_anew_and_told_of() -> None:
+def test_edited_objects_of_a_stopped_model_are_put_back_and_told_of() -> None:
     world = serving_world()
     world.edit("coder")
     world.run(seconds=2)
 
     assert edits(world) == [
-        "Deployment l4-coder was edited by hand (paused); it is made anew",
-        "Service l4-coder was edited by hand (publish); it is made anew",
+        "Deployment l4-coder was edited by hand (strategy); it is put back",
+        "Service l4-coder was edited by hand (ports); it is put back",
     ]
-    assert {"paused", "publish"}.isdisjoint(
-        name for views in (world.deployments, world.services) for name in views["coder"].ownership
-    )
+    assert "RollingUpdate" not in world.deployments["coder"].ownership
+    assert "8000" in world.services["coder"].ownership
     assert world.status.active_model == "mistral"
 
 
@@ -315,8 +314,22 @@ def test_an_edited_deployment_of_the_active_model_is_a_drained_swap_to_itself() 
     last = world.status.last_swap
     assert last is not None
     assert last.reason == Reason.EDITED_BY_HAND
-    assert Delete("Deployment", "l4-mistral") in world.acted
-    assert "paused" not in world.deployments["mistral"].ownership
+    assert "RollingUpdate" not in world.deployments["mistral"].ownership
+
+
+def test_a_controller_that_edits_again_and_again_is_given_in_to_and_the_model_serves() -> None:
+    world = serving_world()
+    served = 0
+    for _ in range(1800):
+        world.edit("mistral")
+        world.turn()
+        served += world.status.active_model == "mistral"
+        world.now += timedelta(seconds=1)
+
+    assert served > 1700
+    last = [each.message for each in world.told if each.reason == Reason.EDITED_BY_HAND]
+    assert last[-1].endswith("it is left so until its spec changes")
+    assert len(last) < 10
 
 
 def test_deleted_objects_of_a_stopped_model_are_made_again_and_told_of() -> None:

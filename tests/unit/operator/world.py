@@ -27,7 +27,7 @@ from modelserving_operator.actions import (
 )
 from modelserving_operator.activity import IdleTracker
 from modelserving_operator.demand import DemandLedger, aggregate
-from modelserving_operator.departures import FIELD_MANAGER
+from modelserving_operator.fights import Fights
 from modelserving_operator.observation import (
     DeploymentView,
     EngineActivity,
@@ -37,7 +37,8 @@ from modelserving_operator.observation import (
     ServiceView,
 )
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
-from modelserving_operator.standing import declared
+from modelserving_operator.standing import declared, edited_objects
+from modelserving_operator.upkeep import undoes
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TERMINATION = timedelta(seconds=7)
@@ -104,6 +105,7 @@ class World:
     probe: ProbeResult | None = None
     refused: dict[str, str] = field(default_factory=dict)
     idle: IdleTracker = field(default_factory=IdleTracker)
+    fights: Fights = field(default_factory=Fights)
     ledger: DemandLedger = field(default_factory=lambda: DemandLedger(timedelta(seconds=30)))
     told: list[Announcement] = field(default_factory=list)
     status_writes: int = 0
@@ -133,9 +135,9 @@ class World:
         self.raw_spec = {**self.raw_spec, "requests": entries}
 
     def edit(self, name: str) -> None:
-        """Pause a model's Deployment and open its Service, as `kubectl edit` would."""
-        _edit(self.deployments, name, "paused")
-        _edit(self.services, name, "publish")
+        """Change a model's Deployment and Service, as `kubectl edit` would."""
+        _edit(self.deployments, name, "strategy", {"type": "RollingUpdate"})
+        _edit(self.services, name, "ports", [])
 
     def forget(self) -> None:
         """Kill the operator: whatever it kept in memory is gone."""
@@ -162,6 +164,7 @@ class World:
             probe=self.probe,
             refused=dict(self.refused),
         )
+        seen = replace(seen, conceded=self.fights.judge(edited_objects(seen), self.now))
         pod = engine_to_watch(seen)
         if pod is None:
             return seen
@@ -222,6 +225,8 @@ class World:
 
     def _act(self, seen: Observation, action: Action) -> None:
         self.acted.append(action)
+        if put_back := undoes(seen, action):
+            self.fights.note(put_back, self.now)
         match action:
             case ApplyDeployment(name):
                 self._apply(seen, name, 0)
@@ -238,7 +243,7 @@ class World:
                 declared_model = declared(seen, name)
                 assert declared_model is not None
                 body = manifests.service(seen.serving, declared_model)
-                self.services[name] = ServiceView.parse(body)
+                self.services[name] = _owned(ServiceView.parse(body), body)
             case Delete(kind, deleted):
                 objects: dict[str, Any] = (
                     self.deployments if kind == "Deployment" else self.services
@@ -256,7 +261,8 @@ class World:
         if name in self.refused:
             return
         body = manifests.deployment(seen.serving, declared_model, replicas)
-        self.deployments[name] = replace(DeploymentView.parse(body), settled=True)
+        view = replace(DeploymentView.parse(body), settled=True)
+        self.deployments[name] = _owned(view, body)
 
     def _settle(self) -> None:
         """Do what controllers and kubelet do: make Pods, end them, load models."""
@@ -352,10 +358,14 @@ class World:
 View = TypeVar("View", DeploymentView, ServiceView)
 
 
-def _edit(views: dict[str, View], name: str, added: str) -> None:
-    observed, _ = json.loads(views[name].ownership)
-    entries = [
-        {"manager": FIELD_MANAGER, "operation": "Apply", "fields": {"f:selector": {}}},
-        {"manager": "kubectl-edit", "operation": "Update", "fields": {f"f:{added}": {}}},
-    ]
-    views[name] = replace(views[name], ownership=json.dumps([observed, entries]))
+def _owned(view: View, body: dict[str, Any]) -> View:
+    """Return the view of an object of which our apply owns every field."""
+    owned: dict[str, Any] = {f"f:{name}": {} for name in body["spec"]}
+    return replace(view, ownership=json.dumps([body["spec"], owned]))
+
+
+def _edit(views: dict[str, View], name: str, field: str, value: Any) -> None:
+    observed, ours = json.loads(views[name].ownership)
+    ours.pop(f"f:{field}", None)
+    ownership = json.dumps([{**observed, field: value}, ours])
+    views[name] = replace(views[name], ownership=ownership)
