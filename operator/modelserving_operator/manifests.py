@@ -34,6 +34,9 @@ _LONGEST_LOAD_SECONDS: Final = 86_400 + 60
 The operator enforces the model's own, with a reason; the kubelet would only kill and restart, for
 ever. Nor is it in the Pod, so that another budget holds for the load under way and for no other."""
 
+_SINGLE_FILE: Final = ".gguf"
+"""Weights that vLLM takes as one file; all others are directories."""
+
 _ANYWHERE: Final = "kubernetes.io/os"
 """A topology of one domain: every Linux node has this label with the same value."""
 
@@ -293,9 +296,10 @@ def _volumes(engine: Engine, model: Model) -> list[dict[str, Any]]:
         {"name": "scratch", "emptyDir": {}},
     ]
     if model.source.host_path is not None:
+        path = model.source.host_path.path
         # Without the type a kubelet makes a directory that is missing, and hides that it was.
-        directory = {"path": model.source.host_path.path, "type": "Directory"}
-        volumes.append({"name": "weights", "hostPath": directory})
+        kind = "File" if path.endswith(_SINGLE_FILE) else "Directory"
+        volumes.append({"name": "weights", "hostPath": {"path": path, "type": kind}})
     if model.source.persistent_volume_claim is not None:
         claim = model.source.persistent_volume_claim.claim_name
         volumes.append(

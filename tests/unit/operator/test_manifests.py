@@ -214,3 +214,13 @@ def test_an_engine_is_not_ended_because_its_kubelet_is_away() -> None:
     for_ever = [each["key"] for each in tolerations if each.get("effect") == "NoExecute"]
     assert for_ever == ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
     assert not any("tolerationSeconds" in each for each in tolerations)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/mnt/models/x", "Directory"), ("/mnt/models/q4.gguf", "File")]
+)
+def test_the_kubelet_refuses_weights_on_the_host_that_are_not_there(path: str, kind: str) -> None:
+    source = {"hostPath": {"path": path}}
+    pod = pod_spec(models=[{"name": "mistral", "gpuMemory": "7Gi", "source": source}])
+
+    assert {"path": path, "type": kind} in [each.get("hostPath") for each in pod["volumes"]]
