@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from modelserving_api.names import ConditionType, Reason
 from modelserving_api.status import ModelState, ModelStatus
 from modelserving_gateway.api import errors
 from modelserving_gateway.api.errors import ApiError
 from modelserving_gateway.cluster.catalog import Catalog, Serving
 from modelserving_gateway.turns.estimate import load_seconds
+
+_STUCK: Final = frozenset(
+    {Reason.POD_STUCK_TERMINATING, Reason.NODE_NOT_READY, Reason.SERVING_NODE_NOT_READY}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,8 @@ def _largest_first(catalog: Catalog) -> list[str]:
 def _cheapest(able: list[Serving], model: str, in_flight: Mapping[str, int]) -> Serving:
     """Return where swapping the model in costs least now.
 
-    Where it is being loaded already, else two would swap; then where gateways want it already, the
+    Not where nothing can be swapped for now; then where it is being loaded already, else two would
+    swap; then where gateways want it already, the
     longest first, which is how they agree; then where nothing is lost by swapping; then where it
     loads fastest.
     """
@@ -125,6 +131,7 @@ def _cheapest(able: list[Serving], model: str, in_flight: Mapping[str, int]) -> 
     def cost(serving: Serving) -> tuple[object, ...]:
         since = serving.wanted_since(model)
         return (
+            _is_stuck(serving),
             serving.status.target_model != model,
             (since is None, since),
             _busyness(serving, in_flight),
@@ -133,6 +140,12 @@ def _cheapest(able: list[Serving], model: str, in_flight: Mapping[str, int]) -> 
         )
 
     return min(able, key=cost)
+
+
+def _is_stuck(serving: Serving) -> bool:
+    """Return whether a swap there waits for a node or a Pod, which may take hours."""
+    ready = serving.status.condition(ConditionType.READY)
+    return ready is not None and ready.reason in _STUCK
 
 
 def _busyness(serving: Serving, in_flight: Mapping[str, int]) -> int:

@@ -26,6 +26,17 @@ def failed_for_good(model: str) -> dict[str, Any]:
     return {"models": [{**failed(model, None)["models"][0], "failures": 1}]}
 
 
+def not_ready(reason: str) -> dict[str, Any]:
+    condition = {
+        "type": "Ready",
+        "status": "False",
+        "reason": reason,
+        "message": "spec.models: too big",
+        "lastTransitionTime": "2026-11-24T11:00:00Z",
+    }
+    return {"conditions": [condition]}
+
+
 def catalog(*servings: dict[str, Any]) -> Catalog:
     return Catalog.of(read_serving(body) for body in servings)
 
@@ -89,6 +100,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
         [serving("a", {"x": [], "y": []}, spec={"activeModel": "y"}), serving("b", X)],
         Hold("b"),
     ),
+    "stuck on its way to the model": (
+        [
+            serving("a", X, status={"targetModel": "x", **not_ready("PodStuckTerminating")}),
+            serving("b", X),
+        ],
+        Hold("b"),
+    ),
+    "stuck everywhere": ([serving("a", X, status=not_ready("NodeNotReady"))], Hold("a")),
     "being deleted": ([deleting(serving("a", X))], "model_serving_deleted"),
     "invalid spec": ([serving("a", X, spec={"node": {}})], "model_serving_invalid"),
     "invalid by its own rules": (
@@ -104,17 +123,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
             serving(
                 "a",
                 X,
-                status={
-                    "conditions": [
-                        {
-                            "type": "Ready",
-                            "status": "False",
-                            "reason": "InvalidSpec",
-                            "message": "spec.models: too big",
-                            "lastTransitionTime": "2026-11-24T11:00:00Z",
-                        }
-                    ]
-                },
+                status=not_ready("InvalidSpec"),
             )
         ],
         "model_serving_invalid",
