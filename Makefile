@@ -60,6 +60,11 @@ ROUNDS ?= 100
 chaos: venv ## Kill and pause everything amid swaps, under load; SEED=… ROUNDS=…
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
+.PHONY: quiet
+quiet: venv ## Ten quiet minutes, in which nobody may write anything; else as in `make test`
+	$(HARNESS) up
+	QUIET_SECONDS=600 $(BIN)/pytest tests/cluster/test_api_use.py -k nothing_is_written
+
 .PHONY: demo
 demo: venv ## From a bare machine to three models answering; leaves everything up
 	$(HARNESS) demo
@@ -71,6 +76,10 @@ down: venv ## Take the cluster down
 .PHONY: bench-swap
 bench-swap: venv ## Our swap against the same two Deployments scaled by hand
 	$(BIN)/python -m benchmarks.swap
+
+.PHONY: bench-operator
+bench-operator: venv ## One operator with a hundred ModelServings, beside one with a single one
+	$(BIN)/python -m benchmarks.operator
 
 .PHONY: bench-engine-start
 bench-engine-start: venv ## Where the start of the real vLLM on a CPU goes

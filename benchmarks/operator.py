@@ -38,8 +38,8 @@ OPERATOR: Final = "modelserving-operator"
 MODELS: Final = tuple(f"model-{number}" for number in range(10))
 
 REST_SECONDS: Final = 60.0
-PATIENCE_SECONDS: Final = 400.0
-"""For a thousand Deployments on two busy cores; half a minute on idle ones."""
+PATIENCE_SECONDS: Final = 900.0
+"""For a thousand Deployments on two busy cores; a tenth of that on idle ones."""
 
 WRITE_VERBS: Final = frozenset({"create", "patch", "apply", "delete"})
 

@@ -144,31 +144,3 @@ async def test_a_swap_costs_a_stated_number_of_writes(
     # Two Deployments are scaled once each, and nothing else of theirs is touched.
     assert ours["apply deployments"] + ours["patch deployments"] == 2
     assert ours["apply services"] == 0
-
-
-async def test_a_crowd_that_waits_is_no_storm_of_writes(
-    world: World,
-    serving: str,
-    gateways: list[httpx.AsyncClient],
-    operator: httpx.AsyncClient,
-) -> None:
-    if await until_quiet(world) != "mistral":
-        await ask(gateways[0], "mistral", "good day")
-        await until_quiet(world)
-    before = await of_ours(operator)
-
-    # Some six seconds of tokens, in which fifty others come for the other model.
-    speaking = asyncio.create_task(ask(gateways[0], "mistral", "tell", tokens=60))
-    waiting = []
-    for number in range(50):
-        waiting.append(asyncio.create_task(ask(gateways[number % 2], "coder", "good day")))
-        await asyncio.sleep(0.08)
-    contended = await of_ours(operator) - before
-    print(f"while they came: {contended}")
-    assert contended["patch modelservings/status"] <= 4, contended
-
-    assert text_of(await speaking).startswith("mistral")
-    for answer in await asyncio.gather(*waiting):
-        assert text_of(answer).startswith("coder")
-    assert await until_quiet(world) == "coder"
-    assert (await of_ours(operator) - before).total() <= WRITES_OF_OURS + 5
