@@ -118,28 +118,30 @@ def _newest_first(pods: Sequence[Object]) -> list[Object]:
     return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
 
 
-def nodes_that_remember(site: Site, fault: Fault) -> list[str]:
-    """Return the nodes whose kubelet now delays the next start of a container.
+async def forget_back_off(site: Site, fault: Fault) -> None:
+    """See to it that the next kill of the same process is answered by a start at once.
 
     A kubelet waits 10 s before it starts a container for the second time, then 20 s, up to five
-    minutes, and forgets after ten quiet ones. That is meant for what crashes by itself.
+    minutes, and forgets after ten quiet ones. That is meant for what crashes by itself. A gateway
+    has its ten quiet minutes more often than not, since there are two of them.
     """
     target, deed = fault.kind.target, fault.kind.deed
-    if target in {Target.API_SERVER, Target.ETCD}:
-        # The scheduler and the controller manager end themselves when they have been without an
-        # API server for ten seconds, of which two lie between two tries.
-        outlasted = deed is Deed.PAUSE and fault.pause_seconds < 8
-        return [] if outlasted else [site.cluster.control_plane]
-    if deed is Deed.KILL and target in {Target.OPERATOR, Target.GATEWAY}:
-        return [site.cluster.worker]
-    return []
+    if target is Target.OPERATOR and deed is Deed.KILL:
+        await site.replace_operator()
+    if target not in {Target.API_SERVER, Target.ETCD}:
+        return
+    # The scheduler and the controller manager end themselves when they have been without an API
+    # server for ten seconds, of which two lie between two tries.
+    if deed is Deed.KILL or fault.pause_seconds > 8:
+        await _restart_kubelet(site, site.cluster.control_plane)
 
 
-async def forget_back_off(site: Site, node: str) -> None:
+async def _restart_kubelet(site: Site, node: str) -> None:
     """Start a node's kubelet anew, and wait until it is at work.
 
     One that has just started and finds no API server starts no Pod for half a minute: that would be
-    two faults at once.
+    two faults at once. And never the worker's: it would lose sight of containers that end
+    meanwhile, and let go of their Pods a minute late.
     """
     # The API has whole seconds.
     restarted = datetime.now(UTC).replace(microsecond=0)

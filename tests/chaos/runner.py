@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 
 from tests.chaos import checks
 from tests.chaos.clients import Client, Ledger, Request, steady
-from tests.chaos.injecting import Injected, forget_back_off, inject, nodes_that_remember
+from tests.chaos.injecting import Injected, forget_back_off, inject
 from tests.chaos.site import MODELS, Object, Site
 from tests.cluster.kubernetes import SERVINGS, is_serving
 from tests.harness.engines import gpu_lock
@@ -91,10 +91,7 @@ class Run:
         if fault.kind.deed is Deed.KILL:
             self.killed[injected.victim] += 1
         result.converge_seconds = await self._converge(injected, result)
-        forgetting = [
-            forget_back_off(self.site, node) for node in nodes_that_remember(self.site, fault)
-        ]
-        await asyncio.gather(self._judge(result), *forgetting)
+        await asyncio.gather(self._judge(result), forget_back_off(self.site, fault))
         result.seconds = time.monotonic() - began
         return result
 

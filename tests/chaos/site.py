@@ -162,6 +162,18 @@ class Site:
             await asyncio.sleep(0.25 if missing else 0)
         return time.monotonic()
 
+    async def replace_operator(self) -> None:
+        """Delete the operator's Pod as a person does, and wait for the next one."""
+        await self.world.kubectl("delete", "pod", self.operator, "--wait=false")
+        pods = await self.world.until(
+            PODS,
+            lambda pods: any(_is_ready(pod) for pod in pods if _name(pod) != self.operator),
+            what="another operator is Ready",
+            within=_UP_SECONDS,
+            selector="app.kubernetes.io/component=operator",
+        )
+        self.operator = next(_name(pod) for pod in pods if _name(pod) != self.operator)
+
     async def held(self) -> dict[str, int]:
         """Return how many requests each gateway holds or has running, by its own page."""
         found = {}
@@ -273,6 +285,11 @@ def _own_service(pod: str) -> Object:
             "ports": [{"name": "http", "port": 8080, "targetPort": "http", "protocol": "TCP"}],
         },
     }
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _name(each: Object) -> str:

@@ -34,4 +34,4 @@ async def test_whatever_is_killed_amid_swaps_every_request_is_answered_and_all_i
     assert figures["rounds"] == len(PROMISED)
     assert figures["max_converge_s"] <= BOUND_SECONDS
     # There was load: every client has been answered again and again.
-    assert figures["answered"] > 10 * len(run.clients("any"))
+    assert figures["answered"] > 5 * len(run.clients("any"))
