@@ -56,8 +56,16 @@ class KubernetesApiError(Exception):
 
     @property
     def refused(self) -> bool:
-        """Whether the object itself was refused (schema, quota, admission), not the moment."""
-        return self.status in (400, 403, 422)
+        """Whether the object itself was refused (schema, quota, admission), not the moment.
+
+        An API server that is just coming up knows no roles yet and forbids everything; that passes.
+        Quotas and admission say 403, too, but of the object and not of who asks.
+        """
+        return self.status in (400, 422) or (self.status == 403 and not self._of_who_asks)
+
+    @property
+    def _of_who_asks(self) -> bool:
+        return 'User "' in self.message and " cannot " in self.message
 
 
 class KubernetesApi:

@@ -436,3 +436,24 @@ async def test_events_that_cannot_be_listed_hold_nothing_up() -> None:
     await reconciler(api).turn("default", "l4", OnePod(), woken=True)
 
     assert "write status" in api.calls
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "refused"),
+    [
+        (422, 'Deployment.apps "l4-coder" is invalid: limits', True),
+        (403, 'deployments.apps "l4-coder" is forbidden: exceeded quota: gpus', True),
+        (
+            403,
+            'deployments.apps "l4-coder" is forbidden: User "system:serviceaccount:models:'
+            'modelserving-operator" cannot patch resource "deployments" in API group "apps"',
+            False,
+        ),
+        (409, "the object has been modified", False),
+        (500, "etcdserver: request timed out", False),
+    ],
+)
+def test_a_refusal_is_of_the_object_and_not_of_the_moment(
+    status: int, message: str, refused: bool
+) -> None:
+    assert KubernetesApiError("PATCH", status, message).refused is refused
