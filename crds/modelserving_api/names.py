@@ -42,6 +42,7 @@ class Reason(StrEnum):
     LOADING = "Loading"
     LOAD_FAILED = "LoadFailed"
     POD_STUCK_TERMINATING = "PodStuckTerminating"
+    POD_IN_THE_WAY = "PodInTheWay"
     # Why the engine that served is no longer there
     ENGINE_DIED = "EngineDied"
     EVICTED = "Evicted"

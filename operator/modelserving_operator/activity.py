@@ -38,6 +38,28 @@ def parse_activity(text: str) -> EngineActivity:
 
 
 @dataclass
+class SilenceTracker:
+    """Since when one engine has not answered, as far as looks at it can tell.
+
+    Forgetting it is safe: a fresh tracker gives the engine its whole patience anew.
+    """
+
+    _pod_uid: str = ""
+    _silent_since: datetime | None = None
+
+    def update(
+        self, pod_uid: str, activity: EngineActivity | None, now: datetime
+    ) -> datetime | None:
+        """Take in a look and return since when the engine is silent; None: it answers."""
+        if activity is not None:
+            self._silent_since = None
+        elif self._silent_since is None or pod_uid != self._pod_uid:
+            self._silent_since = now
+        self._pod_uid = pod_uid
+        return self._silent_since
+
+
+@dataclass
 class IdleTracker:
     """Since when one engine has had nothing to do, as far as looks at it can tell.
 

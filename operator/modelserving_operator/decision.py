@@ -62,8 +62,6 @@ class Facts:
     """Models whose last load failed, whether or not they may be tried again."""
     proven: tuple[str, ...] = ()
     """Models that have loaded before, the latest first."""
-    stands_in: bool = False
-    """The active model was loaded because another one had failed."""
     costs: Costs = field(default_factory=Costs)
 
     def seconds_until(self, moment: datetime) -> float:

@@ -5,7 +5,7 @@ What becomes of an engine that has served is in losses.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,6 +20,9 @@ _CONFIG_FINAL: Final = frozenset({"CreateContainerConfigError", "CreateContainer
 
 _NOT_MADE: Final = frozenset({"", "ContainerCreating"})
 """Before a container is made, the Pod's Events alone tell what the kubelet is at."""
+
+_VAGUE: Final = frozenset({Reason.SCHEDULING, Reason.LOADING, Reason.LOAD_TIMEOUT})
+"""Where an earlier Pod of the same try has ended, that says more."""
 
 _REPLICA_FAILURE_PATIENCE: Final = timedelta(seconds=60)
 """A quota may be about to be freed; the Deployment's controller keeps trying meanwhile."""
@@ -49,10 +52,13 @@ class Attempt:
     """It has loaded before as it is declared now."""
     claim: str = ""
     """The claim that holds the weights; empty when they are elsewhere."""
+    former: tuple[Reason, str] | None = None
+    """How the Pod before this one has ended, in this try."""
 
     def late(self, pod: PodView, now: datetime) -> bool:
-        """Return whether the load budget of this Pod is spent."""
-        return now - max(pod.created, self.started) > self.timeout
+        """Return whether the load budget is spent: this Pod's, or that of two for all of them."""
+        budget, whole = now - max(pod.created, self.started), now - self.started
+        return budget > self.timeout or whole > 2 * self.timeout
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,16 @@ def diagnose(
     pod: PodView | None, deployment: DeploymentView | None, attempt: Attempt, now: datetime
 ) -> Diagnosis | None:
     """Return what keeps the engine from being ready, or None when it is."""
+    finding = _diagnose(pod, deployment, attempt, now)
+    if finding is None or attempt.former is None or finding.reason not in _VAGUE:
+        return finding
+    reason, told = attempt.former
+    return replace(finding, reason=reason, message=f"{told}; now {finding.message}")
+
+
+def _diagnose(
+    pod: PodView | None, deployment: DeploymentView | None, attempt: Attempt, now: datetime
+) -> Diagnosis | None:
     if pod is None:
         return _without_pod(deployment, attempt, now)
     if pod.ready:
@@ -203,16 +219,33 @@ def _loading(pod: PodView, attempt: Attempt, late: bool) -> Diagnosis:
     return Diagnosis(Reason.LOADING, "the engine loads the model" + last)
 
 
-def why_not_gone(pods: Iterable[PodView], now: datetime) -> tuple[str, Reason | None]:
-    """Return what is waited for while Pods may still hold the GPU, and a reason if that is odd."""
+def why_not_gone(
+    pods: Iterable[PodView], since: datetime, now: datetime
+) -> tuple[str, Reason | None]:
+    """Return what is waited for while Pods may still hold the GPU, and a reason if that is odd.
+
+    `since` is when they were to go.
+    """
     waiting = sorted(pods, key=lambda pod: pod.name)
     stuck = [pod for pod in waiting if pod.must_end_by and now - pod.must_end_by > _STUCK_AFTER]
     silent = [pod for pod in waiting if pod.node_away]
+    unowned = [pod for pod in waiting if not pod.terminating and now - since > _STUCK_AFTER]
     if stuck:
         return _stuck(stuck[0]), Reason.POD_STUCK_TERMINATING
     if silent:
         return _silent_node(silent[0]).message, Reason.NODE_NOT_READY
+    if unowned:
+        return _unowned(unowned[0]), Reason.POD_IN_THE_WAY
     return f"waiting for {', '.join(pod.name for pod in waiting)} to end", None
+
+
+def _unowned(pod: PodView) -> str:
+    return (
+        f"Pod {pod.name} has the label of this ModelServing and runs, and nobody deletes it: no"
+        " Deployment of this ModelServing owns it any more (its labels were changed, or it comes"
+        " from a copy or an orphaned Deployment), or the cluster's controllers are away. It may"
+        " hold the GPU: delete it, and its Deployment if it has one"
+    )
 
 
 def _stuck(pod: PodView) -> str:

@@ -25,6 +25,10 @@ _CALLS_AT_ONCE: Final = 16
 """A start with a hundred ModelServings must not be a flood: an API server grants a client a few
 hundred calls at once in all, and answers these in milliseconds."""
 
+_LOG_LINES: Final = 400
+_LOG_BYTES: Final = 200_000
+"""Of a dead engine: two tracebacks of vLLM's processes, the first of which names the cause."""
+
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 _JSON_PATCH: Final = "application/json-patch+json"
@@ -122,6 +126,17 @@ class KubernetesApi:
         """Create an Event."""
         await self._call("POST", "Event", event["metadata"]["namespace"], body=event)
 
+    async def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> str:
+        """Return the end of a container's log; `previous`: of the one before the latest start."""
+        query = {
+            "container": container,
+            "previous": str(previous).lower(),
+            "tailLines": str(_LOG_LINES),
+            "limitBytes": str(_LOG_BYTES),
+        }
+        data = await self._read("GET", "Pod", namespace, f"/{pod}/log", query=query)
+        return data.decode(errors="replace")
+
     async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
         """Return the uid of the ModelServing that an object belongs to; None when it is absent.
 
@@ -213,7 +228,11 @@ class KubernetesApi:
             if error.status != 404:
                 raise
 
-    async def _call(
+    async def _call(self, *args: Any, **kwargs: Any) -> KubernetesObject:
+        answer: KubernetesObject = json.loads(await self._read(*args, **kwargs))
+        return answer
+
+    async def _read(
         self,
         method: str,
         kind: str,
@@ -223,7 +242,7 @@ class KubernetesApi:
         content_type: str | None = None,
         query: dict[str, str] | None = None,
         body: Any = None,
-    ) -> KubernetesObject:
+    ) -> bytes:
         path = _PATHS[kind].format(namespace=namespace) + suffix
         headers = {"Accept": "application/json"}
         if content_type is not None:
@@ -251,8 +270,7 @@ class KubernetesApi:
             metrics.count_api_request(_verb(method, suffix, content_type), _plural(path), code)
         if code >= 300:
             raise KubernetesApiError(call, code, _message(data), _retry_after(response.headers))
-        answer: KubernetesObject = json.loads(data)
-        return answer
+        return bytes(data)
 
 
 def _verb(method: str, suffix: str, content_type: str | None) -> str:

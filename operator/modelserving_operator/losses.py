@@ -5,6 +5,7 @@ What keeps an engine from being ready in the first place is in diagnosis.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from modelserving_api.names import Reason
@@ -23,6 +24,10 @@ LOSSES: Final = frozenset(
     }
 )
 """Reasons of swaps that bring an engine back that was lost."""
+
+_SILENCE: Final = timedelta(seconds=30)
+"""Of an engine whose node is not heard of either. A busy one misses a look now and then; half of
+what its liveness probe would give it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ def why_lost(seen: Observation, active: str) -> Loss | None:
 
 
 def _silent_node(seen: Observation, active: str, pod: PodView) -> Loss | None:
-    if seen.activity is not None:
+    silent_since = seen.silent_since if seen.activity is None else None
+    if silent_since is None or seen.now - silent_since < _SILENCE:
         # Only its kubelet is away: what serves goes on serving.
         return None
     message = f"nothing is heard of the node {pod.node}, and the engine of {active} is silent"
@@ -80,6 +86,11 @@ def _gone(seen: Observation, active: str) -> Loss:
     pod = max(former, key=lambda each: each.created, default=None)
     if pod is None:
         return Loss(Reason.ENGINE_LOST, f"the Pod of {active} is gone")
+    return how_it_ended(pod)
+
+
+def how_it_ended(pod: PodView) -> Loss:
+    """Return what became of a Pod that has ended, or is ending."""
     if pod.status_reason == "Evicted":
         message = f"{pod.name} was evicted from {pod.node}: {pod.status_message}"
         return Loss(Reason.EVICTED, message)

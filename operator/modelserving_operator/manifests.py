@@ -11,10 +11,10 @@ from typing import Any, Final
 from modelserving_api import GROUP, KIND, VERSION, ModelServing
 from modelserving_api.names import MODEL_LABEL, SERVING_LABEL
 from modelserving_api.spec import Engine, EnvVar, Model, ModelServingSpec, Resources
-from modelserving_operator.observation import SPEC_HASH_ANNOTATION
+from modelserving_operator.observation import ENGINE_CONTAINER, SPEC_HASH_ANNOTATION
 
 ENGINE_PORT: Final = 8000
-CONTAINER_NAME: Final = "engine"
+CONTAINER_NAME: Final = ENGINE_CONTAINER
 
 _NAME_LIMIT: Final = 63
 """A Service's name is a DNS label."""

@@ -18,6 +18,9 @@ SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
 
 _TERMINAL_PHASES: Final = frozenset({"Succeeded", "Failed"})
 
+ENGINE_CONTAINER: Final = "engine"
+"""The name of the engine's container in its Pod."""
+
 _NODE_LOST: Final = "NodeLost"
 """Of a Pod's status, when its node was given up."""
 
@@ -117,6 +120,8 @@ class PodView:
     exit_code: int | None = None
     exit_reason: str = ""
     exit_message: str = ""
+    ended: bool = False
+    """Its container has ended and has not been started again, nor is it waiting for that."""
     containers_ready: bool = False
     """What its kubelet said last; the node controller takes back `ready` alone."""
     container_created: bool = False
@@ -145,6 +150,11 @@ class PodView:
         return self.phase not in _TERMINAL_PHASES
 
     @property
+    def ends(self) -> int:
+        """How often its container has ended, which tells one end from the next."""
+        return self.restarts + (0 if self.running_since is not None else 1)
+
+    @property
     def is_alive(self) -> bool:
         """Whether it serves or loads, and is meant to go on."""
         return self.holds_gpu and not self.terminating
@@ -165,7 +175,15 @@ class PodView:
         conditions = {each.get("type"): each for each in status.get("conditions", [])}
         scheduled = conditions.get("PodScheduled", {})
         is_scheduled = scheduled.get("status") == "True"
-        container: Mapping[str, Any] = next(iter(status.get("containerStatuses", [])), {})
+        # Others may have been injected beside it, and the API server sorts them by name.
+        container: Mapping[str, Any] = next(
+            (
+                each
+                for each in status.get("containerStatuses", [])
+                if each.get("name") == ENGINE_CONTAINER
+            ),
+            {},
+        )
         state = container.get("state", {})
         waiting, running = state.get("waiting") or {}, state.get("running") or {}
         ended = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
@@ -188,6 +206,7 @@ class PodView:
             exit_code=ended.get("exitCode"),
             exit_reason=ended.get("reason", ""),
             exit_message=ended.get("message", ""),
+            ended=bool(state.get("terminated")),
             containers_ready=conditions.get("ContainersReady", {}).get("status") == "True",
             container_created=bool(container.get("containerID")) or bool(running or ended),
             running_since=_moment(running.get("startedAt")),
@@ -259,6 +278,8 @@ class Observation:
     activity: EngineActivity | None = None
     idle_since: datetime | None = None
     """Since when the active engine is known to have had nothing to do; None: busy or unknown."""
+    silent_since: datetime | None = None
+    """Since when the engine that is watched has not answered; None: it has, or none is."""
     probe: ProbeResult | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     """Models whose manifests the API server refused, and what it said."""
@@ -282,12 +303,20 @@ def in_trouble(pod: PodView, now: datetime) -> bool:
 
 
 def last_warning(events: Iterable[Mapping[str, Any]]) -> str:
-    """Return the latest warning among the Events of a Pod, with its reason; empty: none."""
-    warnings = [each for each in events if each.get("type") == "Warning"]
+    """Return the latest warning of a Pod's kubelet, with its reason; empty: none.
+
+    What the scheduler said before it found a place is over.
+    """
+    warnings = [each for each in events if each.get("type") == "Warning" and _is_kubelets(each)]
     if not warnings:
         return ""
     latest = max(warnings, key=lambda each: each.get("lastTimestamp") or "")
     return f"{latest.get('reason', '')}: {latest.get('message', '').strip()}"
+
+
+def _is_kubelets(event: Mapping[str, Any]) -> bool:
+    component = event.get("source", {}).get("component") or event.get("reportingComponent")
+    return component == "kubelet"
 
 
 def _moment(text: str | None) -> datetime | None:

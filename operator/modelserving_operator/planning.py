@@ -26,7 +26,7 @@ from modelserving_operator.actions import (
 from modelserving_operator.conditions import Telling, with_conditions
 from modelserving_operator.decision import Cause
 from modelserving_operator.diagnosis import Attempt, Diagnosis, diagnose, why_not_gone
-from modelserving_operator.losses import LOSSES, why_lost
+from modelserving_operator.losses import LOSSES, how_it_ended, why_lost
 from modelserving_operator.model_states import model_states
 from modelserving_operator.observation import DeploymentView, Observation, PodView
 from modelserving_operator.standing import (
@@ -60,6 +60,8 @@ _GATEWAYS_NOTICE: Final = timedelta(seconds=0.1)
 """Until every gateway's watch has told it that the old model drains. What was sent just before is
 in the engine's counts by then; vLLM refuses what reaches it after SIGTERM."""
 
+_ONE_SECOND: Final = timedelta(seconds=1)
+
 _ACTIVE_POLL_SECONDS: Final = 5.0
 """How often the active engine is looked at when nothing happens, so that we know since when it
 is idle, and a swap away from it need not wait to find out."""
@@ -67,7 +69,9 @@ is idle, and a swap away from it need not wait to find out."""
 _WARNED: Final = frozenset(
     {
         Reason.NODE_NOT_READY,
+        Reason.EVICTED,
         Reason.OUT_OF_MEMORY,
+        Reason.POD_IN_THE_WAY,
         Reason.POD_STUCK_TERMINATING,
         Reason.SERVING_NODE_NOT_READY,
         Reason.WEIGHTS_MISSING,
@@ -254,17 +258,16 @@ def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
             actions=tuple(ScaleDown(each.name) for each in holders),
         )
     running = target is not None and replicas(seen, target) > 0
-    in_the_way = [
-        pod
-        for pod in seen.pods
-        if pod.holds_gpu and not (running and pod.model == target and pod.is_alive)
-    ]
-    if in_the_way:
+    goal = [pod for pod in seen.pods if running and pod.model == target and pod.is_alive]
+    in_the_way = [pod for pod in seen.pods if pod.holds_gpu and pod not in goal]
+    # Where the scheduler has placed the target's Pod, nothing was in its way any more: what still
+    # shows is the ghost of a view, and to go back for it would undo what is true with each look.
+    if in_the_way and not any(pod.scheduled for pod in goal):
         return _in_phase(
             seen,
             swap.model_copy(update={"stopped_time": None, "scheduled_time": None}),
             SwapPhase.STOPPING,
-            *why_not_gone(in_the_way, seen.now),
+            *_why_not_gone(seen, in_the_way, swap.drained_time or swap.started_time),
         )
     swap = swap.model_copy(update={"stopped_time": swap.stopped_time or seen.now})
     if target is None:
@@ -325,16 +328,41 @@ def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
     return finish(seen, swap, pod)
 
 
+def _why_not_gone(
+    seen: Observation, in_the_way: list[PodView], since: datetime
+) -> tuple[str, Reason | None]:
+    told, trouble = why_not_gone(in_the_way, since, seen.now)
+    refused = {seen.refused[pod.model] for pod in in_the_way if pod.model in seen.refused}
+    return "; ".join([told, *sorted(refused)]), trouble
+
+
+def _former(seen: Observation, target: str, started: datetime) -> tuple[Reason, str] | None:
+    """Return how the last Pod of this try ended: the kubelet may have refused or evicted it."""
+    ended = [
+        pod
+        for pod in seen.pods
+        # Times of creation have no fractions.
+        if pod.model == target and not pod.holds_gpu and pod.created > started - _ONE_SECOND
+    ]
+    if not ended:
+        return None
+    loss = how_it_ended(max(ended, key=lambda pod: pod.created))
+    reason = Reason.UNSCHEDULABLE if loss.reason is Reason.ENGINE_LOST else loss.reason
+    return reason, loss.message
+
+
 def _attempt(seen: Observation, swap: CurrentSwap, model: Model) -> Attempt:
     claim = model.source.persistent_volume_claim
     loaded = seen.serving.status.model(model.name).loaded_spec_hash
+    started = swap.stopped_time or swap.started_time
     return Attempt(
-        started=swap.stopped_time or swap.started_time,
+        started=started,
         timeout=timedelta(seconds=model.load_timeout_seconds),
         # The Pod of an engine that was lost may be old, and its restarts of long ago.
         fresh=swap.reason not in LOSSES,
         fits=loaded is not None and loaded == load_hash(seen, model),
         claim=claim.claim_name if claim is not None else "",
+        former=_former(seen, model.name, started),
     )
 
 

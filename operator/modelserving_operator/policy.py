@@ -119,10 +119,13 @@ def _when_nobody_else_waits(facts: Facts, active: str) -> Decision:
 
 
 def _may_take_over(facts: Facts, active: str, default: str) -> bool:
-    """Return whether the default model, which failed, may be tried in place of its stand-in."""
+    """Return whether the default model, which failed, may be tried in place of its stand-in.
+
+    A stand-in that was lost and came back is still one: nobody has asked for it.
+    """
     if default == active or default not in facts.failed or default in facts.blocked:
         return False
-    return facts.stands_in and facts.idle_since is not None and not facts.demand
+    return facts.unasked and facts.idle_since is not None and not facts.demand
 
 
 def _waiting(facts: Facts) -> Waiting:

@@ -29,8 +29,9 @@ from modelserving_operator.actions import (
     ScaleDown,
     ScaleUp,
 )
-from modelserving_operator.activity import IdleTracker
+from modelserving_operator.activity import IdleTracker, SilenceTracker
 from modelserving_operator.demand import DemandLedger, aggregate
+from modelserving_operator.explanations import Explanations
 from modelserving_operator.fights import Fights
 from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
@@ -39,8 +40,6 @@ from modelserving_operator.observation import (
     Observation,
     PodView,
     ProbeResult,
-    in_trouble,
-    last_warning,
 )
 from modelserving_operator.phases import ended_phase
 from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
@@ -63,6 +62,7 @@ class Api(Protocol):
     async def serving(self, namespace: str, name: str) -> KubernetesObject | None: ...
     async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]: ...
     async def events_of(self, namespace: str, uid: str) -> list[KubernetesObject]: ...
+    async def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> str: ...
     async def owner_of(self, kind: str, namespace: str, name: str) -> str | None: ...
     async def apply(self, manifest: KubernetesObject) -> None: ...
     async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None: ...
@@ -101,9 +101,11 @@ class _Memory:
     body: KubernetesObject
     read_at: float
     """By the monotonic clock: when the body was read."""
+    explanations: Explanations
     wrote: bool = False
     """Whether the last turn changed anything, or tried to."""
     idle: IdleTracker = field(default_factory=IdleTracker)
+    silence: SilenceTracker = field(default_factory=SilenceTracker)
     probe: ProbeResult | None = None
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and kind: what the API server said when it refused the object the last time."""
@@ -214,7 +216,8 @@ class Reconciler:
             return None
         uid = body["metadata"]["uid"]
         if memory is None or memory.uid != uid:
-            memory = _Memory(uid, DemandLedger(self._demand_expiry), body, read_at)
+            ledger = DemandLedger(self._demand_expiry)
+            memory = _Memory(uid, ledger, body, read_at, Explanations(self._api))
             self._memories[key] = memory
         memory.body, memory.read_at, memory.wrote = body, read_at, False
         return memory
@@ -254,34 +257,21 @@ class Reconciler:
             return seen
         activity = await self._engines.activity(endpoint_of(pod))
         idle_since = memory.idle.update(pod.uid, activity, now)
+        silent_since = memory.silence.update(pod.uid, activity, now)
         if activity is None:
             # It may be gone without a word from the watch.
             seen = await self._with_objects(seen, await memory.sight.ask(*where))
-        return replace(seen, activity=activity, idle_since=idle_since)
+        return replace(seen, activity=activity, idle_since=idle_since, silent_since=silent_since)
 
     async def _with_objects(self, seen: Observation, objects: Objects) -> Observation:
         uid = seen.serving.uid
+        explanations = self._memory(seen.serving).explanations
         return replace(
             seen,
             deployments={each.model: each for each in objects.deployments if each.owner == uid},
             services={each.model: each for each in objects.services if each.owner == uid},
-            pods=await self._with_trouble(seen.serving, objects.pods, seen.now),
+            pods=await explanations.explained(seen.serving.namespace, objects.pods, seen.now),
         )
-
-    async def _with_trouble(
-        self, serving: ModelServing, pods: tuple[PodView, ...], now: datetime
-    ) -> tuple[PodView, ...]:
-        """Ask the Events of a Pod that does not come up: only they tell of a volume, say."""
-        told = [await self._trouble(serving, pod) if in_trouble(pod, now) else "" for pod in pods]
-        return tuple(replace(pod, trouble=why) for pod, why in zip(pods, told, strict=True))
-
-    async def _trouble(self, serving: ModelServing, pod: PodView) -> str:
-        try:
-            return last_warning(await self._api.events_of(serving.namespace, pod.uid))
-        except KubernetesApiError as error:
-            # An explanation less; the swap itself must not wait for it.
-            _log.warning("events of a Pod unknown", pod=pod.name, error=str(error))
-            return ""
 
     async def _refuse(
         self, body: KubernetesObject, error: InvalidSpecError, now: datetime, report: Report

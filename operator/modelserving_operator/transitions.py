@@ -272,7 +272,6 @@ def facts(seen: Observation, active: str | None) -> policy.Facts:
         blocked=blocked(seen),
         failed=frozenset(model.name for model in spec.models if has_failed(seen, model)),
         proven=_proven(seen),
-        stands_in=last is not None and last.reason == Reason.ROLLED_BACK,
         costs=Costs.of(status),
     )
 

@@ -4,6 +4,7 @@ Pure, over text. The signs are those of vLLM 0.32, PyTorch, transformers and hug
 in lower case; a text without any of them is no more than a crash.
 """
 
+import re
 from typing import Final
 
 _LONGEST: Final = 1500
@@ -20,6 +21,18 @@ _OUT_OF_GPU_MEMORY: Final = (
     "no available memory for the cache blocks",
     "is larger than the available kv cache memory",
 )
+
+_NO_CAUSE: Final = "engine core initialization failed. see root cause above"
+"""What vLLM's API server says when another of its processes has ended. The 2048 bytes that the
+kubelet keeps hold its traceback alone, and the cause stands above that."""
+
+_EXCEPTION: Final = re.compile(
+    r"^(?:\([^)]*\)\s*)?(?:ERROR [^\]]*\]\s*)?([\w.]*(?:Error|Exception)\b.*)"
+)
+"""The last line of a traceback, without the process and the place that vLLM puts before it."""
+
+_CAUSES: Final = 3
+"""Different exceptions of one end that are told: what was raised first, and what it led to."""
 
 _WEIGHTS_MISSING: Final = (
     # vLLM: no config.json, or no file of weights.
@@ -52,6 +65,18 @@ def weights_missing(text: str) -> bool:
 def no_weights_directory(trouble: str) -> bool:
     """Return whether a kubelet found no directory where the weights should be."""
     return 'volume "weights"' in trouble and "hostPath type check failed" in trouble
+
+
+def name_no_cause(text: str) -> bool:
+    """Return whether last words say that the cause stands further up in the log."""
+    return _NO_CAUSE in text.lower()
+
+
+def cause(log: str) -> str:
+    """Return the exceptions that a log ends with, the one that others followed first."""
+    found = [match[1].strip() for line in log.splitlines() if (match := _EXCEPTION.match(line))]
+    causes = [each for each in dict.fromkeys(found) if not name_no_cause(each)]
+    return "\n".join(causes[-_CAUSES:])
 
 
 def last(text: str) -> str:

@@ -203,7 +203,7 @@ def test_a_pod_is_stuck_a_minute_after_its_grace(spared: float) -> None:
     ending = pod(
         terminating=True, must_end_by=START, node="worker", finalizers=("example.com/hold",)
     )
-    told, reason = why_not_gone([ending], START + timedelta(seconds=spared))
+    told, reason = why_not_gone([ending], START, START + timedelta(seconds=spared))
 
     assert (reason is Reason.POD_STUCK_TERMINATING) == (spared > 60)
     assert "l4-coder-1" in told
@@ -216,7 +216,39 @@ def test_a_pod_is_stuck_a_minute_after_its_grace(spared: float) -> None:
 
 def test_a_pod_on_a_silent_node_is_waited_for_by_that_name() -> None:
     silent = pod(terminating=True, must_end_by=START, node="worker", containers_ready=True)
-    told, reason = why_not_gone([silent], START)
+    told, reason = why_not_gone([silent], START, START)
 
     assert reason is Reason.NODE_NOT_READY
     assert "worker" in told
+
+
+def test_a_pod_that_nobody_deletes_is_told_with_what_to_do() -> None:
+    stray = pod(ready=True, containers_ready=True)
+    told, reason = why_not_gone([stray], START, START + timedelta(seconds=60))
+    assert (told, reason) == ("waiting for l4-coder-1 to end", None)
+    told, reason = why_not_gone([stray], START, START + timedelta(seconds=61))
+
+    assert reason is Reason.POD_IN_THE_WAY
+    assert "l4-coder-1" in told
+    assert "delete it" in told
+
+
+def test_pods_that_are_replaced_again_and_again_get_two_budgets_and_no_more() -> None:
+    replaced = pod(created=START + timedelta(seconds=500))
+    assert found(replaced, after=599).reason is Reason.LOADING
+    diagnosis = found(replaced, after=601)
+
+    assert (diagnosis.reason, diagnosis.fatal) == (Reason.LOAD_TIMEOUT, True)
+
+
+def test_how_the_pod_before_ended_says_more_than_that_the_next_one_loads() -> None:
+    refused = (Reason.UNSCHEDULABLE, "l4-coder-1 has ended: UnexpectedAdmissionError: no devices")
+    again = Attempt(START, timedelta(seconds=300), former=refused)
+    waiting = diagnose(None, None, again, START + timedelta(seconds=5))
+
+    assert waiting is not None
+    assert (waiting.reason, waiting.fatal) == (Reason.UNSCHEDULABLE, False)
+    assert "no devices" in waiting.message
+    assert "waiting for the Deployment" in waiting.message
+    crashed = found(pod(**CRASHED, exit_message="boom"), again)
+    assert crashed.reason is Reason.CRASH_LOOP

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelserving_api.names import ConditionType, Reason
-from modelserving_api.status import Condition, ConditionStatus, SwapOutcome
+from modelserving_api.status import Condition, ConditionStatus, SwapOutcome, SwapPhase
 from modelserving_operator.actions import ScaleDown
 from modelserving_operator.planning import plan
 from tests.unit.operator.world import World, model, spec
@@ -166,6 +166,61 @@ def test_an_engine_that_answers_serves_on_though_nothing_is_heard_of_its_node() 
     keep_asking(world, 60, until=world.active("coder"))
 
 
+def test_a_busy_engine_on_a_silent_node_may_miss_a_look() -> None:
+    world = serving_world()
+    world.silent_since = world.now
+    world.run(seconds=45)
+    for _ in range(10):
+        world.mute = True
+        world.run(seconds=5, tick=5)
+        world.mute = False
+        world.run(seconds=25, tick=5)
+
+    assert warned(world) == [Reason.SERVING_NODE_NOT_READY]
+    assert world.status.active_model == "mistral"
+
+
+def test_a_load_whose_pods_are_evicted_again_and_again_ends_and_says_so() -> None:
+    world = serving_world(models=[model("mistral"), model("coder", loadTimeoutSeconds=120)])
+    world.hanging.add("coder")
+    world.demand("gateway-a", coder=1)
+    told = set()
+    for _ in range(20):
+        keep_asking(world, 20)
+        told.add(ready_of(world).reason)
+        if world.status.swaps_failed:
+            break
+        if any(pod.model == "coder" and pod.is_alive for pod in world.pods.values()):
+            world.evict()
+
+    assert world.status.swaps_failed == 1
+    assert Reason.EVICTED in told
+    assert world.status.model("coder").reason == Reason.EVICTED
+    world.demand("gateway-a")
+    world.run(until=world.active("mistral"))
+
+
+def test_a_pod_of_nobodys_is_told_of_and_its_refused_deployment_too() -> None:
+    world = serving_world()
+    (pod,) = world.pods.values()
+    world.demand("gateway-a", coder=1)
+    world.run(until=lambda world: world.status.current_swap is not None)
+    stray = replace(pod, uid="stray", name="mistral-stray")
+    for _ in range(80):
+        haunted: dict[str, Any] = {
+            "deployments": {},
+            "pods": (stray,),
+            "refused": {"mistral": "not ours"},
+        }
+        planned = plan(replace(world.observe(), **haunted))
+        world.status = planned.status
+        world.now += timedelta(seconds=1)
+
+    assert ready_of(world).reason == Reason.POD_IN_THE_WAY
+    assert "mistral-stray" in ready_of(world).message
+    assert "not ours" in ready_of(world).message
+
+
 def test_an_engine_that_is_silent_with_its_node_is_waited_for_and_is_no_failure() -> None:
     world = serving_world()
     world.silent_since = world.now
@@ -225,6 +280,28 @@ def test_a_deleted_pod_of_the_active_model_must_be_gone_before_the_next_is_waite
     assert world.status.swaps_failed == 0, "to wait for it is not the model's failure"
     world.held.clear()
     world.run(until=world.active("mistral"))
+
+
+def test_a_ghost_of_a_view_does_not_send_a_swap_back_once_its_pod_has_been_placed() -> None:
+    world = serving_world()
+    (ghost,) = world.pods.values()
+    ghost = replace(ghost, uid="ghost", terminating=True, ready=False, containers_ready=False)
+    world.demand("gateway-a", coder=1)
+    world.hanging.add("coder")
+    keep_asking(
+        world,
+        60,
+        until=lambda world: any(
+            pod.model == "coder" and pod.scheduled for pod in world.pods.values()
+        ),
+    )
+    world.run(seconds=1)
+    seen = world.observe()
+    haunted = plan(replace(seen, pods=(*seen.pods, ghost)))
+
+    assert haunted.status.current_swap == plan(seen).status.current_swap
+    assert haunted.status.current_swap is not None
+    assert haunted.status.current_swap.phase is SwapPhase.LOADING
 
 
 def test_an_evicted_engine_is_told_as_that_and_comes_back() -> None:
@@ -325,6 +402,22 @@ def test_a_default_model_that_failed_is_tried_again_while_nobody_uses_its_stand_
     world.broken.clear()
 
     world.run(seconds=60, until=world.active("mistral"))
+
+
+def test_a_stand_in_that_was_lost_is_still_one() -> None:
+    world = serving_world()
+    world.demand("gateway-a", coder=1)
+    world.run(until=world.active("coder"))
+    world.demand("gateway-a", mistral=1)
+    world.run(until=world.active("mistral"))
+    world.demand("gateway-a")
+    world.broken.add("mistral")
+    with_args(world, "mistral", "--wrong")
+    world.run(until=world.active("coder"))
+    world.delete_pods()
+    world.broken.clear()
+
+    world.run(seconds=120, until=world.active("mistral"))
 
 
 def test_a_stand_in_is_not_disturbed_more_and_more_often() -> None:

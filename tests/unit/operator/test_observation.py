@@ -38,13 +38,15 @@ def test_a_pod_whose_node_is_silent_is_told_from_an_engine_that_is_not_ready() -
 
 def test_a_restarted_container_tells_of_its_end_and_of_its_new_life() -> None:
     container = {
+        "name": "engine",
         "containerID": "c2",
         "started": False,
         "restartCount": 2,
         "state": {"running": {"startedAt": "2026-01-01T00:01:00Z"}},
         "lastState": {"terminated": {"exitCode": 139, "reason": "Error", "message": "boom"}},
     }
-    pod = PodView.parse(body(containerStatuses=[container]))
+    sidecar = {"name": "daprd", "containerID": "c0", "restartCount": 9, "state": {"running": {}}}
+    pod = PodView.parse(body(containerStatuses=[sidecar, container]))
 
     assert (pod.exit_code, pod.exit_message, pod.restarts) == (139, "boom", 2)
     assert pod.running_since == BOUND + timedelta(minutes=1)
@@ -70,7 +72,9 @@ def test_an_eviction_and_a_deletion_are_read() -> None:
         (
             {
                 "conditions": conditions(PodScheduled="True"),
-                "containerStatuses": [{"containerID": "c1", "state": {"waiting": {}}}],
+                "containerStatuses": [
+                    {"name": "engine", "containerID": "c1", "state": {"waiting": {}}}
+                ],
             },
             60,
             False,
@@ -78,7 +82,9 @@ def test_an_eviction_and_a_deletion_are_read() -> None:
         (
             {
                 "conditions": conditions(PodScheduled="True"),
-                "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}],
+                "containerStatuses": [
+                    {"name": "engine", "state": {"waiting": {"reason": "ContainerCreating"}}}
+                ],
             },
             60,
             True,
@@ -101,8 +107,15 @@ def test_the_latest_warning_is_what_is_the_matter() -> None:
             "reason": "FailedMount",
             "message": "late",
             "lastTimestamp": "2026-01-01T00:00:08Z",
+            "source": {"component": "kubelet"},
         },
-        {"type": "Warning", "reason": "Old", "lastTimestamp": None},
+        {"type": "Warning", "reason": "Old", "reportingComponent": "kubelet"},
+        {
+            "type": "Warning",
+            "reason": "FailedScheduling",
+            "lastTimestamp": "2026-01-01T00:00:09Z",
+            "source": {"component": "default-scheduler"},
+        },
     ]
 
     assert last_warning(events) == "FailedMount: late"

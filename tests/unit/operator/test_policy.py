@@ -523,7 +523,6 @@ def any_facts(draw: st.DrawFn) -> Facts:
         },
         failed=draw(st.frozensets(model)),
         proven=tuple(draw(st.lists(model, unique=True))),
-        stands_in=draw(st.booleans()),
         costs=draw(st.just(Costs()) | st.builds(measured, st.floats(0.1, 60), st.floats(0.6, 100))),
     )
 

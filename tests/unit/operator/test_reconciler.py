@@ -51,6 +51,9 @@ class RecordedApi:
         self.calls.append(f"list Events of {uid}")
         return self.events
 
+    async def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> str:
+        raise AssertionError("no engine has ended")
+
     async def owner_of(self, kind: str, namespace: str, name: str) -> str | None:
         return "" if name in self.taken else None
 
@@ -416,7 +419,14 @@ class OnePod(EmptyViews):
 
 async def test_why_a_container_is_not_made_is_asked_of_its_pods_events_alone() -> None:
     api = RecordedApi(body())
-    api.events = [{"type": "Warning", "reason": "FailedMount", "message": "no such directory"}]
+    api.events = [
+        {
+            "type": "Warning",
+            "reason": "FailedMount",
+            "message": "no such directory",
+            "source": {"component": "kubelet"},
+        }
+    ]
     subject = reconciler(api)
 
     await subject.turn("default", "l4", EmptyViews(), woken=True)

@@ -50,3 +50,28 @@ def test_long_last_words_keep_their_end() -> None:
     assert words.last("x" * 9000 + "the end").endswith("the end")
     assert len(words.last("x" * 9000)) < 2000
     assert words.last(" \n") == ""
+
+
+VLLM_0_32 = """\
+(APIServer pid=1) WARNING 11-24 17:46:57 [system_utils.py:255] Found ulimit of 20000 and failed
+(EngineCore pid=17) ERROR 11-24 17:47:16 [core.py:1510] Traceback (most recent call last):
+(EngineCore pid=17) ERROR 11-24 17:47:16 [core.py:1510]   File "/shm_broadcast.py", line 253, in f
+(EngineCore pid=17) ERROR 11-24 17:47:16 [core.py:1510]     raise RuntimeError(
+(EngineCore pid=17) ERROR 11-24 17:47:16 [core.py:1510] RuntimeError: Insufficient space in /dev/shm
+Process EngineCore:
+Traceback (most recent call last):
+  File "/usr/lib/python3.11/multiprocessing/process.py", line 314, in _bootstrap
+    raise e
+RuntimeError: Insufficient space in /dev/shm
+Traceback (most recent call last):
+  File "/opt/engine/engine.py", line 40, in <module>
+    raise RuntimeError(
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+(APIServer pid=1) INFO 11-24 17:47:21 [utils.py:628] [shutdown] Process manager: send sigterm
+"""
+
+
+def test_the_cause_is_found_among_the_tracebacks_of_vllms_processes() -> None:
+    assert words.name_no_cause(VLLM_0_32[-200:])
+    assert words.cause(VLLM_0_32) == "RuntimeError: Insufficient space in /dev/shm"
+    assert words.cause("nothing of the kind") == ""

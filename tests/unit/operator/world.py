@@ -25,7 +25,7 @@ from modelserving_operator.actions import (
     ScaleDown,
     ScaleUp,
 )
-from modelserving_operator.activity import IdleTracker
+from modelserving_operator.activity import IdleTracker, SilenceTracker
 from modelserving_operator.demand import DemandLedger, aggregate
 from modelserving_operator.fights import Fights
 from modelserving_operator.observation import (
@@ -106,6 +106,7 @@ class World:
     refused: dict[str, str] = field(default_factory=dict)
     idle: IdleTracker = field(default_factory=IdleTracker)
     fights: Fights = field(default_factory=Fights)
+    silence: SilenceTracker = field(default_factory=SilenceTracker)
     ledger: DemandLedger = field(default_factory=lambda: DemandLedger(timedelta(seconds=30)))
     told: list[Announcement] = field(default_factory=list)
     status_writes: int = 0
@@ -143,6 +144,7 @@ class World:
         """Kill the operator: whatever it kept in memory is gone."""
         self.probe = None
         self.idle = IdleTracker()
+        self.silence = SilenceTracker()
         self.ledger = DemandLedger(timedelta(seconds=30))
 
     def observe(self) -> Observation:
@@ -170,7 +172,8 @@ class World:
             return seen
         activity = None if self.mute else EngineActivity(self.running, 0, self.finished)
         idle_since = self.idle.update(pod.uid, activity, self.now)
-        return replace(seen, activity=activity, idle_since=idle_since)
+        silent_since = self.silence.update(pod.uid, activity, self.now)
+        return replace(seen, activity=activity, idle_since=idle_since, silent_since=silent_since)
 
     def turn(self) -> Plan:
         """Do one turn of the operator, then let the cluster react."""

@@ -23,6 +23,7 @@ GRANTED = {
         ("apps", "deployments"): READ | {"create", "patch", "delete"},
         ("", "services"): READ | {"create", "patch", "delete"},
         ("", "pods"): READ,
+        ("", "pods/log"): {"get"},
         ("", "events"): {"create", "list"},
     },
     "modelserving-gateway": {

@@ -13,9 +13,16 @@ allocate 224.00 MiB. GPU 0 has a total capacity of 21.96 GiB of which 98.88 MiB 
 1 has 21.86 GiB memory in use.
 Traceback (most recent call last):
   File "/sim/__main__.py", line 1, in <module>
-RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): \
-{{'EngineCore': 1}}
+{traceback}RuntimeError: Engine core initialization failed. See root cause above. Failed core \
+proc(s): {{'EngineCore': 1}}
 """
+
+_TRACEBACK = """\
+  File "/opt/venv/lib/python3.11/site-packages/vllm/v1/engine/async_llm.py", line 184, in __init__
+    self.engine_core = EngineCoreClient.make_async_mp_client(
+                       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+"""
+"""Of vLLM's API server, so long that a kubelet, which keeps 2048 bytes, loses the cause above."""
 
 
 NO_WEIGHTS = """\
@@ -35,7 +42,7 @@ def die_without_weights() -> NoReturn:
 
 def die_of_memory() -> NoReturn:
     """Print the traceback of an engine that finds no free memory on its GPU, and exit with 1."""
-    sys.stderr.write(OUT_OF_MEMORY.format(pid=os.getpid()))
+    sys.stderr.write(OUT_OF_MEMORY.format(pid=os.getpid(), traceback=_TRACEBACK * 10))
     sys.stderr.flush()
     os._exit(1)
 
