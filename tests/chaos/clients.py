@@ -160,16 +160,15 @@ class Client:
     async def _ask(self, library: openai.AsyncOpenAI, text: str, *, streamed: bool) -> Request:
         request = Request(text, time.monotonic())
         self.ledger.open[text] = request
-        try:
-            for number in itertools.count():
-                attempt = await self._attempt(library, text, streamed=streamed)
-                request.attempts.append(attempt)
-                self.ledger.attempts.append(attempt)
-                if attempt.outcome.ends:
-                    break
-                await asyncio.sleep(attempt.retry_after or _pause(number))
-        finally:
-            del self.ledger.open[text]
+        for number in itertools.count():
+            attempt = await self._attempt(library, text, streamed=streamed)
+            request.attempts.append(attempt)
+            self.ledger.attempts.append(attempt)
+            if attempt.outcome.ends:
+                break
+            await asyncio.sleep(attempt.retry_after or _pause(number))
+        # Not when this is cancelled: what is open then has never been answered.
+        del self.ledger.open[text]
         self.ledger.end(request)
         return request
 

@@ -4,6 +4,7 @@ What is done is faults.py's, how injecting.py's, what must hold checks.py's; her
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -11,7 +12,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from tests.chaos import checks
 from tests.chaos.clients import Client, Ledger, Request, steady
@@ -144,7 +152,7 @@ class Run:
         )
         killed = [result.victim] if gateway_killed else []
         result.findings += checks.unexcused(attempts, killed)
-        result.unanswered = self._take_unanswered()
+        result.unanswered = self.take_unanswered()
         result.violations = self._new_violations()
         servings = await self.site.objects(SERVINGS)
         engines = await self.site.engine_objects()
@@ -153,7 +161,8 @@ class Run:
         result.findings += checks.scaled_up_twice(engines["Deployment"])
         result.findings += checks.restarts(await self.site.program_pods(), self.killed)
 
-    def _take_unanswered(self) -> list[str]:
+    def take_unanswered(self) -> list[str]:
+        """Return what ended unanswered since the last call."""
         return [_story(each) for each in self.ledger.take_ended() if not each.answered]
 
     def _new_violations(self) -> list[str]:
@@ -179,7 +188,7 @@ class Run:
     async def settle(self) -> list[str]:
         """With the load gone, wait until nothing is left of it; return what does not go."""
         told: list[str] = await AsyncRetrying(
-            retry=retry_if_result(bool),
+            retry=retry_if_result(bool) | retry_if_exception_type(httpx.HTTPError),
             wait=wait_fixed(0.5),
             stop=stop_after_delay(_SETTLED_SECONDS),
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
@@ -221,12 +230,12 @@ def _story(request: Request) -> str:
 async def under_load(site: Site) -> AsyncIterator[Run]:
     """Yield a run with its clients asking. What they leave behind is checked with `settle`."""
     run = Run(site)
-    try:
-        async with steady(run.clients("load"), pause_seconds=_PAUSE_SECONDS, patience=run.patience):
+    clients = run.clients("load")
+    with contextlib.suppress(TimeoutError):
+        async with steady(clients, pause_seconds=_PAUSE_SECONDS, patience=run.patience):
             yield run
-    except TimeoutError:
-        run.rounds[-1].unanswered += [_story(each) for each in run.ledger.open.values()]
-    run.rounds[-1].unanswered += run._take_unanswered()
+    run.rounds[-1].unanswered += run.take_unanswered()
+    run.rounds[-1].unanswered += [_story(each) for each in run.ledger.open.values()]
 
 
 async def play(site: Site, faults: Iterable[Fault], told: Callable[[Run, Round], None]) -> Run:

@@ -1,0 +1,110 @@
+"""The clients of the chaos suite see what really comes, from the real stand-in engine."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.chaos.clients import Client, Ledger, Outcome, steady
+from tests.chaos.runner import Run
+from tests.harness.engines import gpu_lock
+from tests.unit.engines.conftest import SimProcess, eventually
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[SimProcess]:
+    directory = gpu_lock.prepare(tmp_path / "gpu")
+    process = SimProcess(
+        "coder", (), {"SIM_GPU_DIR": str(directory), "SIM_SECONDS_PER_TOKEN": "0.02"}
+    )
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+def client(engine: SimProcess, ledger: Ledger, model: str = "coder") -> Client:
+    return Client("a", "", engine.url, model, ledger)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_right_answer_is_an_answer(
+    engine: SimProcess, ledger: Ledger, streamed: bool
+) -> None:
+    request = await client(engine, ledger).once(streamed=streamed)
+    assert [each.outcome for each in request.attempts] == [Outcome.ANSWERED]
+    assert (ledger.answered, ledger.open) == (1, {})
+
+
+async def test_an_answer_of_another_model_is_wrong(engine: SimProcess, ledger: Ledger) -> None:
+    request = await client(engine, ledger, "tiny-coder").once(streamed=False)
+    assert request.attempts[-1].outcome is Outcome.WRONG
+    assert not request.answered
+
+
+async def test_an_error_that_says_not_to_ask_again_is_final(
+    engine: SimProcess, ledger: Ledger
+) -> None:
+    request = await client(engine, ledger, "unknown").once(streamed=False)
+    assert [each.outcome for each in request.attempts] == [Outcome.FINAL]
+
+
+async def test_what_a_kill_cuts_off_is_seen_asked_again_and_open_until_it_is_answered(
+    engine: SimProcess, ledger: Ledger
+) -> None:
+    asking = asyncio.create_task(client(engine, ledger).once(streamed=True))
+    await asyncio.to_thread(eventually, lambda: engine.metric("num_requests_running") == 1)
+    engine.signal(signal.SIGKILL)
+    await asyncio.to_thread(eventually, lambda: len(ledger.attempts) > 1)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert [each.outcome for each in ledger.take_attempts()] == [Outcome.CUT, Outcome.REFUSED]
+    assert list(ledger.open) == ["a"]
+    assert ledger.answered == 0
+
+
+async def test_steady_clients_finish_what_they_have_asked(
+    engine: SimProcess, ledger: Ledger
+) -> None:
+    async with steady([client(engine, ledger)], pause_seconds=0.01, patience=lambda: 10):
+        await asyncio.to_thread(eventually, lambda: ledger.answered > 2)
+    assert ledger.open == {}
+    assert {each.outcome for each in ledger.take_attempts()} == {Outcome.ANSWERED}
+
+
+class QuietSite:
+    """What settle asks of a site."""
+
+    def __init__(self, held: list[int]) -> None:
+        self._held = held
+
+    async def held(self) -> dict[str, int]:
+        return {"gateway": self._held.pop(0) if self._held[1:] else self._held[0]}
+
+    async def program_pods(self) -> list[dict[str, Any]]:
+        status = {"containerStatuses": [{"restartCount": 1}]}
+        return [{"metadata": {"name": "operator"}, "status": status}]
+
+    async def objects(self, path: str) -> list[dict[str, Any]]:
+        return [{"metadata": {"name": "east"}, "spec": {}}]
+
+
+async def test_what_the_load_leaves_behind_is_waited_for() -> None:
+    run = Run(cast("Any", QuietSite(held=[2, 0])))
+    run.killed["operator"] = 1
+    assert await run.settle() == []
+
+
+async def test_what_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.chaos.runner._SETTLED_SECONDS", 0.1)
+    run = Run(cast("Any", QuietSite(held=[2])))
+    assert await run.settle() == [
+        "gateway still has 2 requests",
+        "operator was restarted 1 times, killed 0 times",
+    ]
