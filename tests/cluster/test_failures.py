@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from tests.cluster.asking import ask, error_of, text_of, whole_stream
 from tests.cluster.conftest import Make
 from tests.cluster.gpus import FIRST, SECOND
-from tests.cluster.kubernetes import EVENTS, World, condition, is_serving, model_status
+from tests.cluster.kubernetes import EVENTS, PODS, World, condition, is_serving, model_status
 from tests.harness.servings import SimModel, sim_modelserving
 
 ENGINES: Final = "frail"
@@ -269,3 +269,18 @@ async def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error_and_comes_b
     swap = (await world.serving(ENGINES))["status"]["lastSwap"]
     assert (swap["reason"], swap["to"]) == ("EngineDied", "fragile")
     await warnings_about(world, "EngineDied", "code 1")
+
+
+async def test_an_engine_that_is_evicted_is_told_as_that_and_comes_back(
+    world: World, gateway: httpx.AsyncClient, servings: None
+) -> None:
+    assert text_of(await ask(gateway, "fragile", "good day")).startswith("fragile:")
+    (pod,) = await world.objects(PODS, "modelserving.dev/model=fragile")
+    spill = "import pathlib; pathlib.Path('/spill/much').write_bytes(bytes(4 << 20))"
+    name = pod["metadata"]["name"]
+    await world.kubectl("exec", name, "--container=engine", "--", "python3", "-c", spill)
+    await warnings_about(world, "Evicted", name)
+    answer = await ask(gateway, "fragile", "good day")
+    assert text_of(answer).startswith("fragile:")
+    swap = (await world.serving(ENGINES))["status"]["lastSwap"]
+    assert (swap["reason"], swap["outcome"]) == ("Evicted", "Succeeded")
