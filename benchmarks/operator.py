@@ -256,8 +256,17 @@ def manifest(name: str) -> dict[str, Any]:
     }
 
 
-def measure(cluster: clusters.Cluster, count: int, reactions: int, rest: float) -> Row:
-    """Measure an operator with so many ModelServings, in a namespace of its own."""
+def measure(
+    cluster: clusters.Cluster,
+    count: int,
+    reactions: int,
+    rest: float,
+    done: Callable[[Row], None],
+) -> None:
+    """Measure an operator with so many ModelServings, in a namespace of its own.
+
+    `done` gets the figures before the namespace is removed, which takes its time.
+    """
     namespace = f"bench-operator-{count}"
     names = [f"serving-{number}" for number in range(count)]
     deploy.install(cluster, namespace, values={"gateway": {"replicas": 1}})
@@ -270,7 +279,7 @@ def measure(cluster: clusters.Cluster, count: int, reactions: int, rest: float) 
             bench.stop()
             with step(f"Make {count} ModelServings"):
                 bench.make(names)
-            with step("First start") as _:
+            with step("First start"):
                 first = _seconds(bench.start, lambda: _all_made(bench, count))
             bench.stop()
             with step("Restart"):
@@ -279,19 +288,21 @@ def measure(cluster: clusters.Cluster, count: int, reactions: int, rest: float) 
                 rest_figures = _at_rest(bench, rest)
             with step(f"React {reactions} times"):
                 seconds = sorted(_reactions(bench, names, reactions))
+            done(
+                Row(
+                    modelservings=count,
+                    models=count * len(MODELS),
+                    first_start_s=round(first, 2),
+                    restart_s=round(again, 2),
+                    **rest_figures,
+                    reaction_p50_s=round(statistics.median(seconds), 3),
+                    reaction_p95_s=round(seconds[int(0.95 * (len(seconds) - 1))], 3),
+                    reaction_max_s=round(seconds[-1], 3),
+                    reactions=len(seconds),
+                )
+            )
     finally:
         deploy.remove_namespaces(cluster, [namespace], wait=False)
-    return Row(
-        modelservings=count,
-        models=count * len(MODELS),
-        first_start_s=round(first, 2),
-        restart_s=round(again, 2),
-        **rest_figures,
-        reaction_p50_s=round(statistics.median(seconds), 3),
-        reaction_p95_s=round(seconds[int(0.95 * (len(seconds) - 1))], 3),
-        reaction_max_s=round(seconds[-1], 3),
-        reactions=len(seconds),
-    )
 
 
 def _all_made(bench: Bench, count: int) -> None:
@@ -362,13 +373,15 @@ def main(
 ) -> None:
     """Measure one operator with a single ModelServing, then one with many."""
     cluster = clusters.find()
-    rows = [
-        measure(cluster, 1, min(reactions, len(MODELS)), rest_seconds),
-        measure(cluster, modelservings, reactions, rest_seconds),
-    ]
+    rows: list[Row] = []
+
+    def done(row: Row) -> None:
+        rows.append(row)
+        results.write("operator", {"rows": [asdict(each) for each in rows]})
+
+    measure(cluster, 1, min(reactions, len(MODELS)), rest_seconds, done)
+    measure(cluster, modelservings, reactions, rest_seconds, done)
     show(rows)
-    path = results.write("operator", {"rows": [asdict(row) for row in rows]})
-    Console().print(f"written to {path}")
 
 
 if __name__ == "__main__":
