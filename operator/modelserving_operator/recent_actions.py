@@ -12,7 +12,6 @@ from modelserving_operator.actions import (
     Action,
     ApplyDeployment,
     ApplyService,
-    Delete,
     ScaleDown,
     ScaleUp,
 )
@@ -51,8 +50,6 @@ def _object_of(action: Action, seen: Observation) -> View | None:
             return seen.deployments.get(model)
         case ApplyService(model):
             return seen.services.get(model)
-        case ScaleDown(name) | Delete("Deployment", name):
+        case ScaleDown(name):
             return next((each for each in seen.deployments.values() if each.name == name), None)
-        case Delete("Service", name):
-            return next((each for each in seen.services.values() if each.name == name), None)
     return None
