@@ -211,7 +211,7 @@ class VolumeMount(SpecType):
 
 
 class Probes(SpecType):
-    """How often kubelet asks the engine. The startup budget is the model's loadTimeoutSeconds."""
+    """How often kubelet asks the engine. loadTimeoutSeconds is the operator's to enforce."""
 
     startup_period_seconds: Annotated[int, Field(ge=1, le=60)] = Field(
         default=1, description="A loading engine answers nothing, so asking often costs nothing."
