@@ -109,10 +109,13 @@ class Operator:
         )
 
     def begin(self, key: Key, views: "IndexedViews") -> None:
-        """Begin the loop of a ModelServing, or wake the one there is."""
-        assert self.loops is not None  # noqa: S101 - kopf tells of events after the start-up
+        """Begin the loop of a ModelServing, or wake the one there is, unless we wrote this."""
+        # Kopf tells of events after the start-up.
+        assert self.loops is not None  # noqa: S101
+        assert self.reconciler is not None  # noqa: S101
         self.sighted.setdefault(key, time.monotonic())
-        self.loops.begin(key, views)
+        if not self.reconciler.knows(*key, views.version()):
+            self.loops.begin(key, views)
 
     def wake(self, key: Key) -> None:
         """Let a ModelServing be looked at now."""
@@ -129,9 +132,15 @@ class IndexedViews:
     indexed_services: Any
     indexed_pods: Any
 
+    indexed_servings: Any
     def deployments(self) -> Iterable[DeploymentView]:
         """Return its Deployments."""
         return list(self.indexed_deployments.get(self.key, ()))
+
+    def version(self) -> str | None:
+        """Return its resourceVersion; None if it was deleted, or a predecessor still shows."""
+        versions = list(self.indexed_servings.get(self.key, ()))
+        return versions[0] if len(versions) == 1 else None
 
     def services(self) -> Iterable[ServiceView]:
         """Return its Services."""
@@ -223,8 +232,11 @@ def _register_watches(registry: kopf.OperatorRegistry, operator: Operator) -> No
     # Kopf indexes before it tells of events, and tells of none before all indexes are filled: so
     # this hears of a ModelServing even if its loop never begins, and liveness can count on it.
     @kopf.index(GROUP, VERSION, PLURAL, id="modelservings", registry=registry)
-    async def sighted(namespace: str | None, name: str | None, **_: Any) -> None:
-        operator.sighted.setdefault((namespace or "", name or ""), time.monotonic())
+    async def sighted(body: kopf.Body, **_: Any) -> dict[Key, str]:
+        metadata = body.metadata
+        key = (metadata.namespace or "", metadata.name or "")
+        operator.sighted.setdefault(key, time.monotonic())
+        return {key: metadata.get("resourceVersion", "")}
 
     @kopf.on.event("apps", "v1", "deployments", labels=_OURS, registry=registry)
     @kopf.on.event("", "v1", "services", labels=_OURS, registry=registry)
@@ -242,7 +254,8 @@ def _register_watches(registry: kopf.OperatorRegistry, operator: Operator) -> No
             operator.sighted.pop(key, None)
             operator.wake(key)
             return
-        views = IndexedViews(key, indexes["deployments"], indexes["services"], indexes["pods"])
+        kinds = ("modelservings", "deployments", "services", "pods")
+        views = IndexedViews(key, *(indexes[each] for each in kinds))
         operator.begin(key, views)
 
 

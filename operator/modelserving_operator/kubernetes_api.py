@@ -103,12 +103,7 @@ class KubernetesApi:
 
     async def serving(self, namespace: str, name: str) -> KubernetesObject | None:
         """Return a ModelServing, or None when it is gone."""
-        try:
-            return await self._call("GET", "ModelServing", namespace, f"/{name}")
-        except KubernetesApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._ignoring_absence("GET", "ModelServing", namespace, f"/{name}")
 
     async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]:
         """List the Deployments or Pods of a ModelServing, straight from the API server."""
@@ -177,13 +172,15 @@ class KubernetesApi:
             "DELETE", kind, namespace, f"/{name}", query={"propagationPolicy": "Background"}
         )
 
-    async def write_status(self, namespace: str, name: str, status: KubernetesObject) -> None:
-        """Replace the status of a ModelServing as a whole.
+    async def write_status(
+        self, namespace: str, name: str, status: KubernetesObject
+    ) -> KubernetesObject | None:
+        """Replace the status of a ModelServing as a whole; return it, or None when it is gone.
 
         By JSON patch: an update would conflict with every write of a gateway, and servers of the
         age of 1.20 leave a null where server-side apply removes an object.
         """
-        await self._ignoring_absence(
+        return await self._ignoring_absence(
             "PATCH",
             "ModelServing",
             namespace,
@@ -221,12 +218,13 @@ class KubernetesApi:
             if error.status not in (409, 422):
                 raise
 
-    async def _ignoring_absence(self, *args: Any, **kwargs: Any) -> None:
+    async def _ignoring_absence(self, *args: Any, **kwargs: Any) -> KubernetesObject | None:
         try:
-            await self._call(*args, **kwargs)
+            return await self._call(*args, **kwargs)
         except KubernetesApiError as error:
             if error.status != 404:
                 raise
+            return None
 
     async def _call(self, *args: Any, **kwargs: Any) -> KubernetesObject:
         answer: KubernetesObject = json.loads(await self._read(*args, **kwargs))

@@ -35,9 +35,7 @@ Key = tuple[str, str]
 class Turns(Protocol):
     """What a loop calls: the reconciler."""
 
-    async def turn(
-        self, namespace: str, name: str, views: Views, *, woken: bool
-    ) -> float | None: ...
+    async def turn(self, namespace: str, name: str, views: Views) -> float | None: ...
 
 
 @dataclass
@@ -102,9 +100,7 @@ class Loops:
             woken_at = loop.take()
             structlog.contextvars.bind_contextvars(modelserving="/".join(key))
             try:
-                pause = await self._turns.turn(
-                    *key, views, woken=woken_at is not None or failures > 0
-                )
+                pause = await self._turns.turn(*key, views)
             except Exception as error:
                 # Whatever it was, the loop must live: the next turn sees the world afresh.
                 pause = pause_after(error, failures)

@@ -5,7 +5,6 @@ never remembers anything: progress is in the status, so a restarted operator goe
 one stopped, and planning the same observation twice gives the same plan.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -250,11 +249,13 @@ def _stop(seen: Observation, swap: CurrentSwap) -> Turn:
     swap = swap.model_copy(update={"drained_time": swap.drained_time or seen.now})
     holders = [each for each in seen.deployments.values() if _must_stop(seen, each, target)]
     if holders:
+        stopping = {each.model for each in holders}
+        ending = [pod for pod in seen.pods if pod.holds_gpu and pod.model in stopping]
         return _in_phase(
             seen,
             swap.model_copy(update={"stopped_time": None, "scheduled_time": None}),
             SwapPhase.STOPPING,
-            f"scaling down {_names(each.model for each in holders)}",
+            *_why_not_gone(seen, ending, swap.drained_time or seen.now),
             actions=tuple(ScaleDown(each.name) for each in holders),
         )
     running = target is not None and replicas(seen, target) > 0
@@ -331,6 +332,8 @@ def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
 def _why_not_gone(
     seen: Observation, in_the_way: list[PodView], since: datetime
 ) -> tuple[str, Reason | None]:
+    if not in_the_way:
+        return "scaling down what has no Pod", None
     told, trouble = why_not_gone(in_the_way, since, seen.now)
     refused = {seen.refused[pod.model] for pod in in_the_way if pod.model in seen.refused}
     return "; ".join([told, *sorted(refused)]), trouble
@@ -393,7 +396,10 @@ def _in_phase(
 
 
 def _drain_pause(seen: Observation, swap: CurrentSwap) -> float:
-    tenth = (seen.now - swap.started_time).total_seconds() / 10
+    taken = seen.now - swap.started_time
+    if taken < _GATEWAYS_NOTICE:
+        return (_GATEWAYS_NOTICE - taken).total_seconds()
+    tenth = taken.total_seconds() / 10
     return min(max(tenth, _SHORTEST_DRAIN_POLL_SECONDS), _LONGEST_DRAIN_POLL_SECONDS)
 
 
@@ -426,7 +432,3 @@ def _must_stop(seen: Observation, view: DeploymentView, target: str | None) -> b
     if view.replicas == 0:
         return False
     return view.model != target or not up_to_date(seen, view.model)
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(sorted(set(names))) or "nothing"

@@ -5,6 +5,7 @@ engine_client's. What this module remembers between turns may be lost at any mom
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -53,6 +54,9 @@ _log = structlog.get_logger(__name__)
 _UNSAFE_PAUSE_SECONDS: Final = 0.25
 """Until the next try of a scale-up that a fresh list did not allow."""
 
+_VERSIONS_KNOWN: Final = 16
+"""A watch that lags by more of our own writes than this costs one read, nothing else."""
+
 KubernetesObject = dict[str, Any]
 
 
@@ -67,7 +71,9 @@ class Api(Protocol):
     async def apply(self, manifest: KubernetesObject) -> None: ...
     async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None: ...
     async def delete(self, kind: str, namespace: str, name: str) -> None: ...
-    async def write_status(self, namespace: str, name: str, status: KubernetesObject) -> None: ...
+    async def write_status(
+        self, namespace: str, name: str, status: KubernetesObject
+    ) -> KubernetesObject | None: ...
     async def remove_request(self, serving: KubernetesObject, requester: str) -> None: ...
 
 
@@ -100,10 +106,12 @@ class _Memory:
     ledger: DemandLedger
     body: KubernetesObject
     read_at: float
-    """By the monotonic clock: when the body was read."""
+    """By the monotonic clock: when the body was read, or what we wrote was answered with it."""
     explanations: Explanations
-    wrote: bool = False
-    """Whether the last turn changed anything, or tried to."""
+    doubtful: bool = False
+    """Whether we have changed the ModelServing without seeing it since, or may have."""
+    versions: deque[str] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KNOWN))
+    """The last resourceVersions of the body: what the watch tells of them is not new."""
     idle: IdleTracker = field(default_factory=IdleTracker)
     silence: SilenceTracker = field(default_factory=SilenceTracker)
     probe: ProbeResult | None = None
@@ -113,9 +121,14 @@ class _Memory:
     sight: Sight = field(default_factory=Sight)
     fights: Fights = field(default_factory=Fights)
 
-    def believable(self, now: float) -> bool:
-        """Return whether the body is still true unless a watch has told otherwise."""
-        return not self.wrote and now - self.read_at < RESYNC_SECONDS
+    def hold(self, body: KubernetesObject, at: float) -> None:
+        """Take a body that the API server has just answered with."""
+        self.body, self.read_at, self.doubtful = body, at, False
+        self.versions.append(body["metadata"].get("resourceVersion", ""))
+
+    def believable(self, told: str | None, now: float) -> bool:
+        """Return whether the body is still true; `told`: the version the watch told of last."""
+        return not self.doubtful and told in self.versions and now - self.read_at < RESYNC_SECONDS
 
 
 def _bind_swap(status: ModelServingStatus) -> None:
@@ -139,18 +152,19 @@ class Reconciler:
         self._memories: dict[tuple[str, str], _Memory] = {}
         self.reports: dict[tuple[str, str], Report] = {}
 
-    async def turn(self, namespace: str, name: str, views: Views, *, woken: bool) -> float | None:
+    async def turn(self, namespace: str, name: str, views: Views) -> float | None:
         """Do one turn and return after how many seconds the next is due, if nothing happens.
 
-        `woken`: something has happened since the last turn, or that one failed. Returns None when
-        there is no such ModelServing any more.
+        Returns None when there is no such ModelServing any more.
         """
         report = Report(namespace, name, time.monotonic())
         started = time.perf_counter()
         try:
-            return await self._turn(namespace, name, views, report, woken=woken)
+            return await self._turn(namespace, name, views, report)
         except Exception as error:
             report.error = str(error)
+            if (memory := self._memories.get((namespace, name))) is not None:
+                memory.doubtful = True
             metrics.RECONCILE_ERRORS.labels(namespace, name).inc()
             raise
         finally:
@@ -165,10 +179,13 @@ class Reconciler:
         self.reports.pop((namespace, name), None)
         metrics.forget(namespace, name)
 
-    async def _turn(
-        self, namespace: str, name: str, views: Views, report: Report, *, woken: bool
-    ) -> float | None:
-        memory = await self._read(namespace, name, woken=woken)
+    def knows(self, namespace: str, name: str, version: str | None) -> bool:
+        """Return whether a version of a ModelServing is one that was read or written here."""
+        memory = self._memories.get((namespace, name))
+        return memory is not None and version in memory.versions
+
+    async def _turn(self, namespace: str, name: str, views: Views, report: Report) -> float | None:
+        memory = await self._read(namespace, name, views.version())
         if memory is None:
             return None
         body, now = memory.body, datetime.now(UTC)
@@ -200,16 +217,17 @@ class Reconciler:
         metrics.show_arbitration(namespace, name, declared_models, oldest, decided.decision)
         return await self._carry_out(body, seen, decided)
 
-    async def _read(self, namespace: str, name: str, *, woken: bool) -> _Memory | None:
-        """Read the ModelServing, unless what was read last is still true as far as one can tell.
+    async def _read(self, namespace: str, name: str, told: str | None) -> _Memory | None:
+        """Read the ModelServing, unless what is held is still true as far as one can tell.
 
-        At rest only the engine is looked at every few seconds: no watch has told of a change, and
-        we have made none. For how long that is believed is bounded, since a watch may stall.
+        Most turns are about its engines, or follow on a status of our own, which the API server
+        has answered with the whole object. For how long the watch's silence is believed is
+        bounded, since it may have stalled.
         """
         key = (namespace, name)
         memory = self._memories.get(key)
         read_at = time.monotonic()
-        if memory is not None and memory.believable(read_at) and not woken:
+        if memory is not None and memory.believable(told, read_at):
             return memory
         body = await self._api.serving(namespace, name)
         if body is None:
@@ -219,7 +237,7 @@ class Reconciler:
             ledger = DemandLedger(self._demand_expiry)
             memory = _Memory(uid, ledger, body, read_at, Explanations(self._api))
             self._memories[key] = memory
-        memory.body, memory.read_at, memory.wrote = body, read_at, False
+        memory.hold(body, read_at)
         return memory
 
     def _memory(self, serving: ModelServing) -> _Memory:
@@ -311,10 +329,13 @@ class Reconciler:
     ) -> None:
         if after == before:
             return
-        self._memories[namespace, name].wrote = True
-        await self._api.write_status(
+        memory, written_at = self._memories[namespace, name], time.monotonic()
+        memory.doubtful = True
+        body = await self._api.write_status(
             namespace, name, after.model_dump(mode="json", by_alias=True, exclude_none=True)
         )
+        if body is not None and body["metadata"]["uid"] == memory.uid:
+            memory.hold(body, written_at)
         metrics.STATUS_WRITES.labels(namespace, name).inc()
         metrics.record(namespace, name, before, after)
 
@@ -326,7 +347,7 @@ class Reconciler:
         if put_back is not None and action not in seen.just_done:
             memory.fights.note(put_back, seen.now)
         memory.recent.note(action, seen)
-        memory.wrote |= not isinstance(action, Probe)
+        memory.doubtful |= isinstance(action, RemoveRequest)
         match action:
             case ApplyDeployment(model):
                 return await self._apply_deployment(seen, model, replicas=0)

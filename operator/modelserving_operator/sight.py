@@ -4,6 +4,7 @@ A watch that was interrupted goes on with a list, and a list tells only of what 
 the gap stays in kopf's indexes for ever. No judgement here of what is seen.
 """
 
+import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ View = DeploymentView | ServiceView | PodView
 class Views(Protocol):
     """The watched objects of one ModelServing, as the watches last told them."""
 
+    def version(self) -> str | None: ...
     def deployments(self) -> Iterable[DeploymentView]: ...
     def services(self) -> Iterable[ServiceView]: ...
     def pods(self) -> Iterable[PodView]: ...
@@ -65,12 +67,16 @@ class Sight:
     ) -> Objects:
         """List the Deployments and Pods, and learn which of the watched ones are gone."""
         before = _told(views)
+        kinds = ("Deployment", "Pod", *(["Service"] if services else []))
+        deployments, pods, *asked = await asyncio.gather(
+            *(api.engines(kind, namespace, name) for kind in kinds)
+        )
         found = Objects(
-            tuple(map(DeploymentView.parse, await api.engines("Deployment", namespace, name))),
-            tuple(map(ServiceView.parse, await api.engines("Service", namespace, name)))
+            tuple(map(DeploymentView.parse, deployments)),
+            tuple(map(ServiceView.parse, asked[0]))
             if services
             else self._believed(before).services,
-            tuple(map(PodView.parse, await api.engines("Pod", namespace, name))),
+            tuple(map(PodView.parse, pods)),
         )
         self._gone = _uids(before) - _uids(found)
         if services:

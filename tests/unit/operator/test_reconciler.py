@@ -33,7 +33,9 @@ class RecordedApi:
     pods: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     reads: int = 0
+    written: int = 0
     failing: bool = False
+    losing: bool = False
     refusing: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
 
@@ -69,10 +71,18 @@ class RecordedApi:
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         self.calls.append(f"delete {kind} {name}")
 
-    async def write_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
+    async def write_status(
+        self, namespace: str, name: str, status: dict[str, Any]
+    ) -> dict[str, Any] | None:
         assert self.body is not None
-        self.body = {**self.body, "status": status}
+        self.written += 1
+        version = f"w{self.written}"
+        metadata = {**self.body["metadata"], "resourceVersion": version}
+        self.body = {**self.body, "metadata": metadata, "status": status}
         self.calls.append("write status")
+        if self.losing:
+            raise ConnectionError("the answer is lost")
+        return self.body
 
     async def remove_request(self, serving: dict[str, Any], requester: str) -> None:
         self.calls.append(f"remove request {requester}")
@@ -90,6 +100,12 @@ class NoEngines:
 
 class EmptyViews:
     """A ModelServing of which no object exists yet."""
+
+    def __init__(self, version: str | None = None) -> None:
+        self._version = version
+
+    def version(self) -> str | None:
+        return self._version
 
     def deployments(self) -> Iterable[DeploymentView]:
         return []
@@ -114,7 +130,7 @@ def reconciler(api: RecordedApi, told: list[Announcement] | None = None) -> Reco
 async def test_a_swap_is_written_down_before_anything_is_done() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
 
-    pause = await reconciler(api).turn("default", "l4", EmptyViews(), woken=True)
+    pause = await reconciler(api).turn("default", "l4", EmptyViews())
 
     assert api.calls[0] == "write status"
     assert pause == 0.0
@@ -123,10 +139,10 @@ async def test_a_swap_is_written_down_before_anything_is_done() -> None:
 async def test_a_scale_up_comes_after_a_fresh_list() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
     api.calls.clear()
 
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
 
     scaled = api.calls.index("apply Deployment l4-mistral 1")
     assert {"list Pod", "list Deployment"} <= set(api.calls[:scaled])
@@ -135,7 +151,7 @@ async def test_a_scale_up_comes_after_a_fresh_list() -> None:
 async def test_a_pod_that_only_the_fresh_list_shows_stops_the_scale_up() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
     api.pods = [
         {
             "metadata": {
@@ -147,7 +163,7 @@ async def test_a_pod_that_only_the_fresh_list_shows_stops_the_scale_up() -> None
         }
     ]
 
-    pause = await subject.turn("default", "l4", EmptyViews(), woken=True)
+    pause = await subject.turn("default", "l4", EmptyViews())
 
     assert "apply Deployment l4-mistral 1" not in api.calls
     assert pause is not None
@@ -158,8 +174,8 @@ async def test_a_bad_spec_is_told_once_and_nothing_else_happens() -> None:
     api = RecordedApi(body(defaultModel="ghost"))
     subject = reconciler(api)
 
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
+    await subject.turn("default", "l4", EmptyViews())
 
     assert api.calls == ["write status"]
     assert api.body is not None
@@ -173,7 +189,7 @@ async def test_a_failed_turn_is_reported_and_counts_as_a_turn() -> None:
     subject = reconciler(api)
 
     with pytest.raises(ConnectionError):
-        await subject.turn("default", "l4", EmptyViews(), woken=True)
+        await subject.turn("default", "l4", EmptyViews())
 
     report = subject.reports["default", "l4"]
     assert report.error == "the API server is away"
@@ -183,7 +199,7 @@ async def test_a_failed_turn_is_reported_and_counts_as_a_turn() -> None:
 async def test_a_model_serving_that_is_gone_needs_nothing() -> None:
     api = RecordedApi(None)
 
-    assert await reconciler(api).turn("default", "l4", EmptyViews(), woken=True) is None
+    assert await reconciler(api).turn("default", "l4", EmptyViews()) is None
 
     assert api.calls == []
 
@@ -193,45 +209,59 @@ async def test_a_model_serving_that_is_being_deleted_is_let_alone() -> None:
     assert api.body is not None
     api.body["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
 
-    await reconciler(api).turn("default", "l4", EmptyViews(), woken=True)
+    await reconciler(api).turn("default", "l4", EmptyViews())
 
     assert api.calls == []
 
 
-async def test_at_rest_nothing_is_read_again_until_something_happens() -> None:
+async def test_nothing_is_read_again_until_the_watch_tells_of_news() -> None:
     # A bad spec is told once, and then there is nothing to do.
     api = RecordedApi(body(defaultModel="ghost"))
     subject = reconciler(api)
-    for _ in range(2):
-        await subject.turn("default", "l4", EmptyViews(), woken=True)
+    for _ in range(4):
+        await subject.turn("default", "l4", EmptyViews("w1"))
+    assert api.reads == 1
 
-    for _ in range(3):
-        await subject.turn("default", "l4", EmptyViews(), woken=False)
+    await subject.turn("default", "l4", EmptyViews("edited"))
     assert api.reads == 2
-
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
-    assert api.reads == 3
 
 
 async def test_what_was_read_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     api = RecordedApi(body(defaultModel="ghost"))
     subject = reconciler(api)
     for _ in range(2):
-        await subject.turn("default", "l4", EmptyViews(), woken=True)
+        await subject.turn("default", "l4", EmptyViews("w1"))
     later = time.monotonic() + RESYNC_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
 
-    await subject.turn("default", "l4", EmptyViews(), woken=False)
+    await subject.turn("default", "l4", EmptyViews("w1"))
 
-    assert api.reads == 3
+    assert api.reads == 2
 
 
-async def test_what_a_turn_has_written_is_read_by_the_next_one() -> None:
+async def test_a_turn_goes_on_with_what_the_last_one_has_written() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
 
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
-    await subject.turn("default", "l4", EmptyViews(), woken=False)
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    await subject.turn("default", "l4", EmptyViews("w1"))
+
+    assert api.reads == 1
+    assert api.calls.count("write status") == 2
+    assert subject.knows("default", "l4", "w1")
+    assert not subject.knows("default", "l4", "edited")
+
+
+async def test_a_status_whose_answer_was_lost_is_read_again() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    api.losing = True
+    with pytest.raises(ConnectionError):
+        await subject.turn("default", "l4", EmptyViews("w1"))
+    api.losing = False
+
+    await subject.turn("default", "l4", EmptyViews("w2"))
 
     assert api.reads == 2
 
@@ -240,12 +270,12 @@ async def test_one_of_the_same_name_is_another_one() -> None:
     api = RecordedApi(body(defaultModel="mistral"), refusing=("l4-coder",))
     subject = reconciler(api)
     for _ in range(3):
-        await subject.turn("default", "l4", EmptyViews(), woken=True)
+        await subject.turn("default", "l4", EmptyViews())
     api.refusing = ()
     api.body = body(defaultModel="mistral")
     api.body["metadata"]["uid"] = "u2"
 
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
 
     coder = next(each for each in api.body["status"]["models"] if each["name"] == "coder")
     assert "reason" not in coder
@@ -254,7 +284,7 @@ async def test_one_of_the_same_name_is_another_one() -> None:
 async def test_the_status_page_shows_every_model_serving() -> None:
     api = RecordedApi(body())
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
     subject.reports["default", "l4"].finished -= 5
 
     page = status_page(subject.reports, subject.reports["default", "l4"].finished + 5)
@@ -268,7 +298,7 @@ async def test_the_status_page_shows_every_model_serving() -> None:
 async def test_a_stalled_loop_turns_liveness_red() -> None:
     api = RecordedApi(body())
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
 
     finished = subject.reports["default", "l4"].finished
     assert stale({}, subject.reports, finished + 61, 60) == ["default/l4"]
@@ -279,7 +309,7 @@ async def test_a_model_whose_objects_are_refused_does_not_hold_up_another_ones_s
     subject = reconciler(api)
 
     for _ in range(3):
-        await subject.turn("default", "l4", EmptyViews(), woken=True)
+        await subject.turn("default", "l4", EmptyViews())
 
     assert "apply Deployment l4-mistral 1" in api.calls
     assert api.body is not None
@@ -293,7 +323,7 @@ async def test_a_refused_target_is_a_failed_load() -> None:
     subject = reconciler(api)
 
     for _ in range(4):
-        await subject.turn("default", "l4", EmptyViews(), woken=True)
+        await subject.turn("default", "l4", EmptyViews())
 
     assert api.body is not None
     assert api.body["status"]["lastSwap"]["outcome"] == "Failed"
@@ -304,6 +334,7 @@ class Ghosts(EmptyViews):
     """Watches that never told of an end: a Deployment at 1 and its Pod are long gone."""
 
     def __init__(self) -> None:
+        super().__init__()
         parsed = serving(spec(), uid="u1")
         deployment = manifests.deployment(parsed, parsed.spec.models[0], 1)
         deployment["metadata"]["uid"] = "deployment-ghost"
@@ -343,11 +374,11 @@ class SilentEngines(NoEngines):
 async def test_while_old_pods_go_they_are_asked_for_and_not_remembered() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
     assert api.body is not None
     api.body["status"]["currentSwap"]["phase"] = "Stopping"
 
-    await subject.turn("default", "l4", Ghosts(), woken=True)
+    await subject.turn("default", "l4", Ghosts())
 
     assert "apply Deployment l4-mistral 1" in api.calls
     assert not any(call.startswith("scale down") for call in api.calls)
@@ -363,7 +394,7 @@ async def test_an_engine_that_went_without_a_word_of_the_watches_is_missed_and_c
     )
 
     for _ in range(3):
-        await subject.turn("default", "l4", Ghosts(), woken=True)
+        await subject.turn("default", "l4", Ghosts())
 
     assert "activeModel" not in api.body["status"]
     assert "apply Deployment l4-mistral 1" in api.calls
@@ -387,7 +418,7 @@ async def test_an_object_of_somebody_else_is_never_taken_over() -> None:
     subject = reconciler(api)
 
     for _ in range(3):
-        await subject.turn("default", "l4", EmptyViews(), woken=True)
+        await subject.turn("default", "l4", EmptyViews())
 
     assert not any("l4-coder" in call for call in api.calls)
     assert api.body is not None
@@ -429,9 +460,9 @@ async def test_why_a_container_is_not_made_is_asked_of_its_pods_events_alone() -
     ]
     subject = reconciler(api)
 
-    await subject.turn("default", "l4", EmptyViews(), woken=True)
+    await subject.turn("default", "l4", EmptyViews())
     assert not any(call.startswith("list Events") for call in api.calls)
-    await subject.turn("default", "l4", OnePod(), woken=True)
+    await subject.turn("default", "l4", OnePod())
 
     assert "list Events of p1" in api.calls
 
@@ -443,7 +474,7 @@ async def test_events_that_cannot_be_listed_hold_nothing_up() -> None:
 
     api = Secretive(body(defaultModel="mistral"))
 
-    await reconciler(api).turn("default", "l4", OnePod(), woken=True)
+    await reconciler(api).turn("default", "l4", OnePod())
 
     assert "write status" in api.calls
 
