@@ -20,6 +20,7 @@ from modelserving_operator import reports, watchdog
 from modelserving_operator.engine_client import EngineClient
 from modelserving_operator.events import EventPoster
 from modelserving_operator.kubernetes_api import KubernetesApi
+from modelserving_operator.logins import Logins
 from modelserving_operator.loops import Key, Loops
 from modelserving_operator.observation import DeploymentView, PodView, ServiceView
 from modelserving_operator.reconciler import Reconciler
@@ -75,6 +76,9 @@ class Operator:
         self.stop.set()
         if self.watch is not None:
             self.watch.cancel()
+            await asyncio.wait([self.watch])
+        # Kopf, or one of ours, may hang in its own end, and nothing looks from here on.
+        watchdog.expect_end()
         if self.loops is not None:
             await self.loops.close()
         if self.page is not None:
@@ -128,19 +132,19 @@ class IndexedViews:
     """The views of one ModelServing out of kopf's indexes."""
 
     key: Key
+    indexed_servings: Any
     indexed_deployments: Any
     indexed_services: Any
     indexed_pods: Any
-
-    indexed_servings: Any
-    def deployments(self) -> Iterable[DeploymentView]:
-        """Return its Deployments."""
-        return list(self.indexed_deployments.get(self.key, ()))
 
     def version(self) -> str | None:
         """Return its resourceVersion; None if it was deleted, or a predecessor still shows."""
         versions = list(self.indexed_servings.get(self.key, ()))
         return versions[0] if len(versions) == 1 else None
+
+    def deployments(self) -> Iterable[DeploymentView]:
+        """Return its Deployments."""
+        return list(self.indexed_deployments.get(self.key, ()))
 
     def services(self) -> Iterable[ServiceView]:
         """Return its Services."""
@@ -173,9 +177,7 @@ def _register_lifecycle(registry: kopf.OperatorRegistry, operator: Operator) -> 
     async def stop(**_: Any) -> None:
         await operator.close()
 
-    @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    kopf.on.login(registry=registry)(Logins().login)
 
 
 class Backoffs:

@@ -8,7 +8,7 @@ from typing import Final
 import kopf
 import structlog
 
-from modelserving_operator import logs, metrics
+from modelserving_operator import logs, metrics, watchdog
 from modelserving_operator.handlers import Operator, register
 from modelserving_operator.settings import Settings
 
@@ -24,11 +24,19 @@ _FIRST_PAUSE_SECONDS: Final = 0.25
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 
 
+_LAST_SECONDS: Final = 8.0
+"""For kopf to end in order, which takes five when any task of ours is left."""
+
+
+class HungError(Exception):
+    """Kopf was to end and did not: some task of its own waits for another that is gone."""
+
+
 def main() -> None:
     """Run the operator until it is told to stop.
 
     Kopf ends when a watch gets an answer that it does not know how to go on from: an error other
-    than 410 in the stream, 410 instead of a stream, 401 while the API server is coming up. A new
+    than 410 in the stream, 410 instead of a stream, something of its own that breaks. A new
     life in the same process is what a new process would be, without the kubelet's growing pauses.
     What is wrong with ourselves ends the process at once.
     """
@@ -39,7 +47,7 @@ def main() -> None:
         began = time.monotonic()
         operator = Operator(settings)
         try:
-            asyncio.run(_live(operator))
+            _run(operator)
         except Exception as error:
             bad_lives = 1 if time.monotonic() - began > _LONG_LIFE_SECONDS else bad_lives + 1
             if operator.watch is None or operator.failure is not None or bad_lives > _TRIES:
@@ -55,16 +63,33 @@ def main() -> None:
             return
 
 
+def _run(operator: Operator) -> None:
+    try:
+        asyncio.run(_live(operator))
+    finally:
+        watchdog.stand_down()
+
+
 async def _live(operator: Operator) -> None:
     registry = kopf.OperatorRegistry()
     register(registry, operator)
-    await kopf.operator(
-        registry=registry,
-        # One replica, strategy Recreate: there is nobody to agree with.
-        standalone=True,
-        namespaces=[operator.settings.namespace],
-        stop_flag=operator.stop,
+    # Made before kopf's life, which ends every task that was not there when it began.
+    stop = asyncio.create_task(operator.stop.wait())
+    life = asyncio.create_task(
+        kopf.operator(
+            registry=registry,
+            # One replica, strategy Recreate: there is nobody to agree with.
+            standalone=True,
+            namespaces=[operator.settings.namespace],
+            stop_flag=operator.stop,
+        )
     )
+    await asyncio.wait([life, stop], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([life], timeout=_LAST_SECONDS)
+    if life.done():
+        life.result()
+    elif operator.failure is None:
+        raise HungError("kopf does not end")
     if operator.failure is not None:
         raise operator.failure
 

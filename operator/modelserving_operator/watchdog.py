@@ -47,8 +47,13 @@ async def watch(
     except asyncio.CancelledError:
         stand_down()
         raise
-    faulthandler.dump_traceback_later(_LAST_GRACE_SECONDS, exit=True)
+    expect_end()
     fail(StalledError(f"not reconciled in time: {', '.join(found)}"))
+
+
+def expect_end() -> None:
+    """End the process unless it, or kopf's life in it, ends by itself before long."""
+    faulthandler.dump_traceback_later(_LAST_GRACE_SECONDS, exit=True)
 
 
 def stand_down() -> None:

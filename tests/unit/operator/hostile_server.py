@@ -6,6 +6,7 @@ streams that end, fall silent or break. It keeps what it is given and runs no co
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
@@ -101,13 +102,13 @@ class HostileServer:
         part: str = "",
         watch: bool | None = None,
     ) -> Trouble:
-        """Let the next requests of that kind fail; None lets them hang."""
+        """Let the next requests fail whose path matches `part`; None lets them hang."""
 
         def matches(request: web.Request) -> bool:
             watching = "watch" in request.query
             return (
                 request.method == method
-                and part in request.path
+                and re.search(part, request.path) is not None
                 and (watch is None or watching is watch)
             )
 
