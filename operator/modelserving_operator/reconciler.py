@@ -131,6 +131,12 @@ class _Memory:
         return not self.doubtful and told in self.versions and now - self.read_at < RESYNC_SECONDS
 
 
+def _asked(body: KubernetesObject) -> tuple[Any, ...]:
+    """Return what a ModelServing asks for: all of it that others write."""
+    metadata = body["metadata"]
+    return metadata["uid"], metadata.get("deletionTimestamp"), body.get("spec")
+
+
 def _bind_swap(status: ModelServingStatus) -> None:
     """Put the swap that is going on into every line that is logged from here on."""
     if status.current_swap is not None:
@@ -334,7 +340,8 @@ class Reconciler:
         body = await self._api.write_status(
             namespace, name, after.model_dump(mode="json", by_alias=True, exclude_none=True)
         )
-        if body is not None and body["metadata"]["uid"] == memory.uid:
+        # One with a change in it that this turn has not seen is news, and wakes the next.
+        if body is not None and _asked(body) == _asked(memory.body):
             memory.hold(body, written_at)
         metrics.STATUS_WRITES.labels(namespace, name).inc()
         metrics.record(namespace, name, before, after)

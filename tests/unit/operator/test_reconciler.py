@@ -36,6 +36,8 @@ class RecordedApi:
     written: int = 0
     failing: bool = False
     losing: bool = False
+    meanwhile: dict[str, Any] = field(default_factory=dict)
+    """What somebody else changes of the spec right before the next status is written."""
     refusing: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
 
@@ -78,7 +80,8 @@ class RecordedApi:
         self.written += 1
         version = f"w{self.written}"
         metadata = {**self.body["metadata"], "resourceVersion": version}
-        self.body = {**self.body, "metadata": metadata, "status": status}
+        spec, self.meanwhile = {**self.body["spec"], **self.meanwhile}, {}
+        self.body = {**self.body, "metadata": metadata, "spec": spec, "status": status}
         self.calls.append("write status")
         if self.losing:
             raise ConnectionError("the answer is lost")
@@ -250,6 +253,18 @@ async def test_a_turn_goes_on_with_what_the_last_one_has_written() -> None:
     assert api.calls.count("write status") == 2
     assert subject.knows("default", "l4", "w1")
     assert not subject.knows("default", "l4", "edited")
+
+
+async def test_an_answer_with_somebody_elses_change_in_it_is_news() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+    api.meanwhile = {"activeModel": "coder"}
+
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    assert not subject.knows("default", "l4", "w1")
+    await subject.turn("default", "l4", EmptyViews("w1"))
+
+    assert api.reads == 2
 
 
 async def test_a_status_whose_answer_was_lost_is_read_again() -> None:
