@@ -5,7 +5,6 @@ engine_client's. What this module remembers between turns may be lost at any mom
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -31,6 +30,7 @@ from modelserving_operator.actions import (
     ScaleUp,
 )
 from modelserving_operator.activity import IdleTracker, SilenceTracker
+from modelserving_operator.cached_serving import CachedServing
 from modelserving_operator.demand import DemandLedger, aggregate
 from modelserving_operator.explanations import Explanations
 from modelserving_operator.fights import Fights
@@ -53,9 +53,6 @@ _log = structlog.get_logger(__name__)
 
 _UNSAFE_PAUSE_SECONDS: Final = 0.25
 """Until the next try of a scale-up that a fresh list did not allow."""
-
-_VERSIONS_KNOWN: Final = 16
-"""A watch that lags by more of our own writes than this costs one read, nothing else."""
 
 KubernetesObject = dict[str, Any]
 
@@ -102,16 +99,9 @@ class Report:
 
 @dataclass
 class _Memory:
-    uid: str
+    cached: CachedServing
     ledger: DemandLedger
-    body: KubernetesObject
-    read_at: float
-    """By the monotonic clock: when the body was read, or what we wrote was answered with it."""
     explanations: Explanations
-    doubtful: bool = False
-    """Whether we have changed the ModelServing without seeing it since, or may have."""
-    versions: deque[str] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KNOWN))
-    """The last resourceVersions of the body: what the watch tells of them is not new."""
     idle: IdleTracker = field(default_factory=IdleTracker)
     silence: SilenceTracker = field(default_factory=SilenceTracker)
     probe: ProbeResult | None = None
@@ -120,21 +110,6 @@ class _Memory:
     recent: RecentActions = field(default_factory=RecentActions)
     sight: Sight = field(default_factory=Sight)
     fights: Fights = field(default_factory=Fights)
-
-    def hold(self, body: KubernetesObject, at: float) -> None:
-        """Take a body that the API server has just answered with."""
-        self.body, self.read_at, self.doubtful = body, at, False
-        self.versions.append(body["metadata"].get("resourceVersion", ""))
-
-    def believable(self, told: str | None, now: float) -> bool:
-        """Return whether the body is still true; `told`: the version the watch told of last."""
-        return not self.doubtful and told in self.versions and now - self.read_at < RESYNC_SECONDS
-
-
-def _asked(body: KubernetesObject) -> tuple[Any, ...]:
-    """Return what a ModelServing asks for: all of it that others write."""
-    metadata = body["metadata"]
-    return metadata["uid"], metadata.get("deletionTimestamp"), body.get("spec")
 
 
 def _bind_swap(status: ModelServingStatus) -> None:
@@ -170,7 +145,7 @@ class Reconciler:
         except Exception as error:
             report.error = str(error)
             if (memory := self._memories.get((namespace, name))) is not None:
-                memory.doubtful = True
+                memory.cached.doubt()
             metrics.RECONCILE_ERRORS.labels(namespace, name).inc()
             raise
         finally:
@@ -188,13 +163,13 @@ class Reconciler:
     def knows(self, namespace: str, name: str, version: str | None) -> bool:
         """Return whether a version of a ModelServing is one that was read or written here."""
         memory = self._memories.get((namespace, name))
-        return memory is not None and version in memory.versions
+        return memory is not None and memory.cached.knows(version)
 
     async def _turn(self, namespace: str, name: str, views: Views, report: Report) -> float | None:
         memory = await self._read(namespace, name, views.version())
         if memory is None:
             return None
-        body, now = memory.body, datetime.now(UTC)
+        body, now = memory.cached.body, datetime.now(UTC)
         if "deletionTimestamp" in body["metadata"]:
             # Somebody else's finalizer holds it. What belongs to it goes with it, not before.
             report.status = parse_status(body.get("status"))
@@ -227,23 +202,21 @@ class Reconciler:
         """Read the ModelServing, unless what is held is still true as far as one can tell.
 
         Most turns are about its engines, or follow on a status of our own, which the API server
-        has answered with the whole object. For how long the watch's silence is believed is
-        bounded, since it may have stalled.
+        has answered with the whole object.
         """
         key = (namespace, name)
         memory = self._memories.get(key)
         read_at = time.monotonic()
-        if memory is not None and memory.believable(told, read_at):
+        if memory is not None and memory.cached.believable(told, read_at):
             return memory
         body = await self._api.serving(namespace, name)
         if body is None:
             return None
-        uid = body["metadata"]["uid"]
-        if memory is None or memory.uid != uid:
-            ledger = DemandLedger(self._demand_expiry)
-            memory = _Memory(uid, ledger, body, read_at, Explanations(self._api))
+        if memory is None or memory.cached.uid != body["metadata"]["uid"]:
+            ledger, explanations = DemandLedger(self._demand_expiry), Explanations(self._api)
+            memory = _Memory(CachedServing(body, read_at), ledger, explanations)
             self._memories[key] = memory
-        memory.hold(body, read_at)
+        memory.cached.hold(body, read_at)
         return memory
 
     def _memory(self, serving: ModelServing) -> _Memory:
@@ -336,13 +309,11 @@ class Reconciler:
         if after == before:
             return
         memory, written_at = self._memories[namespace, name], time.monotonic()
-        memory.doubtful = True
+        memory.cached.doubt()
         body = await self._api.write_status(
             namespace, name, after.model_dump(mode="json", by_alias=True, exclude_none=True)
         )
-        # One with a change in it that this turn has not seen is news, and wakes the next.
-        if body is not None and _asked(body) == _asked(memory.body):
-            memory.hold(body, written_at)
+        memory.cached.hold_written(body, written_at)
         metrics.STATUS_WRITES.labels(namespace, name).inc()
         metrics.record(namespace, name, before, after)
 
@@ -354,7 +325,6 @@ class Reconciler:
         if put_back is not None and action not in seen.just_done:
             memory.fights.note(put_back, seen.now)
         memory.recent.note(action, seen)
-        memory.doubtful |= isinstance(action, RemoveRequest)
         match action:
             case ApplyDeployment(model):
                 return await self._apply_deployment(seen, model, replicas=0)
@@ -370,6 +340,7 @@ class Reconciler:
             case Delete(kind, name):
                 await self._api.delete(kind, serving.namespace, name)
             case RemoveRequest(requester):
+                memory.cached.doubt()
                 await self._api.remove_request(body, requester)
             case Probe():
                 self._memory(serving).probe = await self._engines.probe(action)
