@@ -5,6 +5,7 @@ No policy: a handler records what it was told, or wakes a loop.
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Operator:
     """Ends kopf in order."""
     failure: BaseException | None = None
     """Why it was stopped, when that was not asked for."""
+    told_to_end: bool = False
+    """By a signal. Kopf takes those, too, but keeps it to itself."""
     sighted: dict[Key, float] = field(default_factory=dict)
     """When each ModelServing was first heard of, by the monotonic clock."""
     api: KubernetesApi | None = None
@@ -53,6 +56,8 @@ class Operator:
     async def start(self) -> None:
         """Open all that needs an event loop."""
         settings = self.settings
+        for each in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(each, self.end)
         self.api = await KubernetesApi.connect(settings.api_timeout_seconds)
         self.engines = EngineClient()
         self.events = EventPoster(self.api.post_event)
@@ -76,9 +81,7 @@ class Operator:
         self.stop.set()
         if self.watch is not None:
             self.watch.cancel()
-            await asyncio.wait([self.watch])
-        # Kopf, or one of ours, may hang in its own end, and nothing looks from here on.
-        watchdog.expect_end()
+            await asyncio.wait([self.watch])  # it sees to it that we end
         if self.loops is not None:
             await self.loops.close()
         if self.page is not None:
@@ -89,6 +92,11 @@ class Operator:
             await self.engines.close()
         if self.api is not None:
             await self.api.__aexit__(None, None, None)
+
+    def end(self) -> None:
+        """End kopf, and let nothing follow it."""
+        self.told_to_end = True
+        self.stop.set()
 
     def fail(self, error: BaseException) -> None:
         """End the operator: something died that must not, and a restart is the cure."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import signal
 import time
+from types import FrameType
 from typing import Final
 
 import kopf
@@ -44,13 +46,15 @@ def main() -> None:
     logs.configure(settings.log_level)
     bad_lives = 0
     while True:
+        # Between lives nobody else listens, and the first process of a container has no defaults.
+        signal.signal(signal.SIGTERM, _leave)
         began = time.monotonic()
         operator = Operator(settings)
         try:
             _run(operator)
         except Exception as error:
             bad_lives = 1 if time.monotonic() - began > _LONG_LIFE_SECONDS else bad_lives + 1
-            if operator.watch is None or operator.failure is not None or bad_lives > _TRIES:
+            if _is_the_last(operator) or bad_lives > _TRIES:
                 _log.error("the operator ends", error=repr(error), exc_info=error)
                 raise SystemExit(1) from error
             pause = min(
@@ -58,9 +62,19 @@ def main() -> None:
             ) * random.uniform(0.5, 1.0)  # noqa: S311
             _log.warning("watches begin anew", error=repr(error), retry_seconds=round(pause, 1))
             metrics.RESTARTS.inc()
+            signal.signal(signal.SIGTERM, _leave)
             time.sleep(pause)
         else:
             return
+
+
+def _is_the_last(operator: Operator) -> bool:
+    """Return whether nothing may follow: it never came to live, failed by itself, or was told."""
+    return operator.watch is None or operator.failure is not None or operator.told_to_end
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def _run(operator: Operator) -> None:

@@ -45,7 +45,8 @@ async def watch(
             found = stalled()
             red_seconds = red_seconds + BEAT_SECONDS if found else 0.0
     except asyncio.CancelledError:
-        stand_down()
+        # Whoever looked after the process looks no more: what is left to do is to end.
+        expect_end()
         raise
     expect_end()
     fail(StalledError(f"not reconciled in time: {', '.join(found)}"))

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ async def main():
     block()
     await asyncio.sleep(0.2)
     print("went on")
+
+asyncio.run(main())
+"""
+
+
+HUNG = """
+import asyncio
+from modelserving_operator import watchdog
+
+watchdog._LAST_GRACE_SECONDS = 0.5
+
+async def main():
+    watching = asyncio.create_task(
+        watchdog.watch(list, lambda error: None, blocked_after_seconds=60)
+    )
+    await asyncio.sleep(0.2)
+    watching.cancel()
+    await asyncio.sleep(3600)
 
 asyncio.run(main())
 """
@@ -72,6 +91,20 @@ async def test_a_loop_that_goes_on_is_let_alone() -> None:
     assert (code, output) == (0, "went on\n")
 
 
+async def test_a_process_that_is_to_end_and_does_not_is_ended() -> None:
+    code, output = await ended(sys.executable, "-c", HUNG)
+    assert code == 1
+    assert "Timeout" in output
+
+
+@pytest.fixture
+def spared() -> Iterator[None]:
+    """A watch that has ended sees to the end of the process, which is ours."""
+    yield
+    watchdog.stand_down()
+
+
+@pytest.mark.usefixtures("spared")
 async def test_what_is_stale_for_long_fails_the_operator() -> None:
     failed: list[BaseException] = []
 
@@ -81,9 +114,9 @@ async def test_what_is_stale_for_long_fails_the_operator() -> None:
         )
 
     assert "default/l4" in str(failed[0])
-    watchdog.stand_down()
 
 
+@pytest.mark.usefixtures("spared")
 async def test_what_is_stale_for_a_moment_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "BEAT_SECONDS", 0.05)
     failed: list[BaseException] = []
