@@ -32,13 +32,13 @@ class CachedServing:
         self.body, self._read_at, self._doubtful = body, at, False
         self._versions.append(body["metadata"].get("resourceVersion", ""))
 
-    def hold_written(self, body: KubernetesObject | None, at: float) -> None:
-        """Take what a write of the status was answered with; None: there was nothing to write to.
+    def hold_written(self, body: KubernetesObject, at: float) -> None:
+        """Take what a write of the status was answered with.
 
         One with somebody else's change in it is news that no turn has looked at: it is left to the
         watch to wake a turn for it, which then reads.
         """
-        if body is not None and _asked(body) == _asked(self.body):
+        if _asked(body) == _asked(self.body):
             self.hold(body, at)
 
     def doubt(self) -> None:
@@ -60,4 +60,4 @@ class CachedServing:
 def _asked(body: KubernetesObject) -> tuple[Any, ...]:
     """Return what a ModelServing asks for: all of it that others write."""
     metadata = body["metadata"]
-    return metadata["uid"], metadata.get("deletionTimestamp"), body.get("spec")
+    return metadata.get("deletionTimestamp"), body.get("spec")

@@ -49,6 +49,13 @@ class DemandLedger:
             del self._seen[requester]
         return live, expired
 
+    def lapsing(self, now: datetime) -> bool:
+        """Return whether an entry has not changed for so long that it counts as expired.
+
+        That must not rest on entries that were read a while ago: they may have been renewed since.
+        """
+        return any(now - changed >= self.expiry for _, changed in self._seen.values())
+
     def _note_wishes(self, entries: Iterable[RequestEntry], now: datetime) -> None:
         wishes = {
             (entry.requester, model.name): model for entry in entries for model in entry.models

@@ -173,9 +173,11 @@ class KubernetesApi:
         )
 
     async def write_status(
-        self, namespace: str, name: str, status: KubernetesObject
+        self, namespace: str, name: str, uid: str, status: KubernetesObject
     ) -> KubernetesObject | None:
         """Replace the status of a ModelServing as a whole; return it, or None when it is gone.
+
+        Raises KubernetesApiError also when there is another one of the same name.
 
         By JSON patch: an update would conflict with every write of a gateway, and servers of the
         age of 1.20 leave a null where server-side apply removes an object.
@@ -187,7 +189,10 @@ class KubernetesApi:
             f"/{name}/status",
             content_type=_JSON_PATCH,
             query={"fieldManager": FIELD_MANAGER},
-            body=[{"op": "add", "path": "/status", "value": status}],
+            body=[
+                {"op": "test", "path": "/metadata/uid", "value": uid},
+                {"op": "add", "path": "/status", "value": status},
+            ],
         )
 
     async def remove_request(self, serving: KubernetesObject, requester: str) -> None:

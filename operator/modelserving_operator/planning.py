@@ -398,7 +398,8 @@ def _in_phase(
 def _drain_pause(seen: Observation, swap: CurrentSwap) -> float:
     taken = seen.now - swap.started_time
     if taken < _GATEWAYS_NOTICE:
-        return (_GATEWAYS_NOTICE - taken).total_seconds()
+        # A clock that was set back must not make this long.
+        return min(_GATEWAYS_NOTICE - taken, _GATEWAYS_NOTICE).total_seconds()
     tenth = taken.total_seconds() / 10
     return min(max(tenth, _SHORTEST_DRAIN_POLL_SECONDS), _LONGEST_DRAIN_POLL_SECONDS)
 

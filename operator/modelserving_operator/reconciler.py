@@ -69,7 +69,7 @@ class Api(Protocol):
     async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None: ...
     async def delete(self, kind: str, namespace: str, name: str) -> None: ...
     async def write_status(
-        self, namespace: str, name: str, status: KubernetesObject
+        self, namespace: str, name: str, uid: str, status: KubernetesObject
     ) -> KubernetesObject | None: ...
     async def remove_request(self, serving: KubernetesObject, requester: str) -> None: ...
 
@@ -207,7 +207,11 @@ class Reconciler:
         key = (namespace, name)
         memory = self._memories.get(key)
         read_at = time.monotonic()
-        if memory is not None and memory.cached.believable(told, read_at):
+        if (
+            memory is not None
+            and memory.cached.believable(told, read_at)
+            and not memory.ledger.lapsing(datetime.now(UTC))
+        ):
             return memory
         body = await self._api.serving(namespace, name)
         if body is None:
@@ -279,13 +283,14 @@ class Reconciler:
         report.status = after = conditions.invalid(
             before, error.problems, metadata.get("generation", 0), now
         )
-        await self._write_status(metadata["namespace"], metadata["name"], before, after)
+        await self._write_status(body, before, after)
         return RESYNC_SECONDS
 
     async def _carry_out(self, body: KubernetesObject, seen: Observation, decided: Plan) -> float:
         """Write the status first: an intent that is acted on must outlive us (R3)."""
         serving = seen.serving
-        await self._write_status(serving.namespace, serving.name, serving.status, decided.status)
+        if not await self._write_status(body, serving.status, decided.status):
+            return 0.0
         if (ended := ended_phase(serving.status, decided.status, seen.now)) is not None:
             _log.info(
                 "phase ended",
@@ -304,18 +309,26 @@ class Reconciler:
         return pause
 
     async def _write_status(
-        self, namespace: str, name: str, before: ModelServingStatus, after: ModelServingStatus
-    ) -> None:
+        self, body: KubernetesObject, before: ModelServingStatus, after: ModelServingStatus
+    ) -> bool:
+        """Return whether there is still a ModelServing to act for."""
         if after == before:
-            return
+            return True
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         memory, written_at = self._memories[namespace, name], time.monotonic()
         memory.cached.doubt()
-        body = await self._api.write_status(
-            namespace, name, after.model_dump(mode="json", by_alias=True, exclude_none=True)
+        written = await self._api.write_status(
+            namespace,
+            name,
+            memory.cached.uid,
+            after.model_dump(mode="json", by_alias=True, exclude_none=True),
         )
-        memory.cached.hold_written(body, written_at)
+        if written is None:
+            return False
+        memory.cached.hold_written(written, written_at)
         metrics.STATUS_WRITES.labels(namespace, name).inc()
         metrics.record(namespace, name, before, after)
+        return True
 
     async def _act(self, body: KubernetesObject, seen: Observation, action: Action) -> float:
         """Carry out one action and return after how many seconds its effect should be looked at."""

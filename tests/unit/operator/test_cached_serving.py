@@ -11,9 +11,9 @@ from modelserving_operator.actions import RESYNC_SECONDS
 from modelserving_operator.cached_serving import CachedServing
 
 
-def body(version: str, pin: str = "", uid: str = "u1") -> dict[str, Any]:
+def body(version: str, pin: str = "") -> dict[str, Any]:
     return {
-        "metadata": {"uid": uid, "resourceVersion": version},
+        "metadata": {"uid": "u1", "resourceVersion": version},
         "spec": {"activeModel": pin},
     }
 
@@ -42,15 +42,6 @@ def test_what_was_written_is_no_news_and_neither_is_what_was_before() -> None:
 def test_a_write_without_an_answer_leaves_a_doubt() -> None:
     cached = CachedServing(body("7"), at=100.0)
     cached.doubt()
-    cached.hold_written(None, at=101.0)
-    assert not cached.believable("7", now=101.0)
-
-
-def test_an_answer_about_another_object_of_the_same_name_is_not_held() -> None:
-    cached = CachedServing(body("7"), at=100.0)
-    cached.doubt()
-    cached.hold_written(body("8", uid="u2"), at=101.0)
-    assert not cached.knows("8")
     assert not cached.believable("7", now=101.0)
 
 

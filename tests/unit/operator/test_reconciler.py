@@ -1,5 +1,6 @@
 """The order of things: intent before act, fresh list before scale-up, nothing on a bad spec."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -74,8 +75,13 @@ class RecordedApi:
         self.calls.append(f"delete {kind} {name}")
 
     async def write_status(
-        self, namespace: str, name: str, status: dict[str, Any]
+        self, namespace: str, name: str, uid: str, status: dict[str, Any]
     ) -> dict[str, Any] | None:
+        if self.body is None:
+            self.calls.append("write status")
+            return None
+        if self.body["metadata"]["uid"] != uid:
+            raise KubernetesApiError("PATCH", 422, "the test failed")
         assert self.body is not None
         self.written += 1
         version = f"w{self.written}"
@@ -125,9 +131,13 @@ def body(**fields: Any) -> dict[str, Any]:
     return {"metadata": metadata, "spec": spec(**fields)}
 
 
-def reconciler(api: RecordedApi, told: list[Announcement] | None = None) -> Reconciler:
+def reconciler(
+    api: RecordedApi,
+    told: list[Announcement] | None = None,
+    demand_expiry: timedelta = timedelta(seconds=30),
+) -> Reconciler:
     heard = told if told is not None else []
-    return Reconciler(api, NoEngines(), lambda _, each: heard.append(each), timedelta(seconds=30))
+    return Reconciler(api, NoEngines(), lambda _, each: heard.append(each), demand_expiry)
 
 
 async def test_a_swap_is_written_down_before_anything_is_done() -> None:
@@ -279,6 +289,53 @@ async def test_a_status_whose_answer_was_lost_is_read_again() -> None:
     await subject.turn("default", "l4", EmptyViews("w2"))
 
     assert api.reads == 2
+
+
+async def test_nothing_is_done_for_one_that_is_gone_when_its_status_is_written() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    api.calls.clear()
+    api.body = None
+
+    assert await subject.turn("default", "l4", EmptyViews("w1")) == 0.0
+    assert api.calls == ["write status"]
+    assert await subject.turn("default", "l4", EmptyViews(None)) is None
+
+
+async def test_a_status_is_not_written_to_another_one_of_the_same_name() -> None:
+    api = RecordedApi(body(defaultModel="mistral"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    api.calls.clear()
+    api.body = body(defaultModel="mistral")
+    api.body["metadata"]["uid"] = "u2"
+
+    with pytest.raises(KubernetesApiError):
+        await subject.turn("default", "l4", EmptyViews("w1"))
+    assert "write status" not in api.calls
+    assert not [each for each in api.calls if each.startswith("apply")]
+    assert "status" not in api.body
+
+
+async def test_demand_is_not_expired_by_entries_that_were_read_a_while_ago() -> None:
+    def entry(renewed: str) -> dict[str, Any]:
+        models = [{"name": "coder", "waiting": 1, "since": "2026-01-01T00:00:00Z"}]
+        return {"requester": "a", "renewTime": renewed, "models": models}
+
+    api = RecordedApi(body(requests=[entry("2026-01-01T00:00:00Z")]))
+    subject = reconciler(api, demand_expiry=timedelta(seconds=0.2))
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    assert api.reads == 1
+    assert api.body is not None
+    api.body["spec"] = {**api.body["spec"], "requests": [entry("2026-01-01T00:00:10Z")]}
+    await asyncio.sleep(0.2)  # what is waited for is the time itself
+
+    await subject.turn("default", "l4", EmptyViews("w1"))
+
+    assert api.reads == 2
+    assert not [each for each in api.calls if each.startswith("remove request")]
 
 
 async def test_one_of_the_same_name_is_another_one() -> None:
