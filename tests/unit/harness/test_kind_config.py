@@ -40,6 +40,12 @@ def test_the_api_server_writes_its_log_where_this_machine_reads_it() -> None:
     assert all(isinstance(value, str) for value in server["extraArgs"].values())
 
 
+def test_a_kubelet_does_not_take_a_minute_to_make_up_for_what_it_has_missed() -> None:
+    document = kind.config("name", mounts=[], audit_directory=AUDIT, gateway_port=8080)
+    (patch,) = document["kubeadmConfigPatches"]
+    assert yaml.safe_load(patch) == {"kind": "KubeletConfiguration", "syncFrequency": "5s"}
+
+
 def test_a_cluster_with_another_audit_policy_is_another_cluster(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
