@@ -67,7 +67,7 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = retry_after
         self._headers = headers
-        self._pointless = pointless
+        self.pointless = pointless
         """Whether sending the same again gives the same: clients retry a 409 or 5xx by default."""
 
     @property
@@ -96,7 +96,7 @@ class ApiError(Exception):
         if self.retry_after is not None:
             seconds = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(self.retry_after)))
             headers.append((b"retry-after", str(seconds).encode()))
-        if self._pointless:
+        if self.pointless:
             # OpenAI's and Anthropic's clients heed it before they look at the status.
             headers.append((b"x-should-retry", b"false"))
         return [*headers, *self._headers]

@@ -4,6 +4,7 @@ Pure. Nothing is remembered from one decision to the next: gateways that see the
 decide the same, and what one of them has published the others follow.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,6 +55,20 @@ class Refuse:
 
 Decision = Forward | Hold | Refuse
 
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why one ModelServing will not serve a model."""
+
+    error: ApiError
+    ends_in: float = math.inf
+    """Seconds until it ends by itself; it does not where a person has to act."""
+
+    def order(self) -> tuple[object, ...]:
+        """Return the place among the problems of a model: the one that ends soonest tells most."""
+        return self.ends_in, self.error.pointless, self.error.retry_after is None
+
+
 ANY_ACTIVE: Final = "*"
 """In a list of fallbacks: whatever is active, the largest model first."""
 
@@ -71,11 +86,17 @@ def decide(
     targets = active_targets(servings, model)
     if targets:
         return Forward(targets)
-    problems = [(serving, _problem(serving, model, now)) for serving in servings]
-    able = [serving for serving, problem in problems if problem is None]
+    problems: list[_Problem] = []
+    able: list[Serving] = []
+    for serving in servings:
+        problem = _problem(serving, model, now)
+        if problem is None:
+            able.append(serving)
+        else:
+            problems.append(problem)
     if able:
         return Hold(_cheapest(able, model, in_flight or {}).name)
-    return Refuse(next(problem for _, problem in problems if problem is not None))
+    return Refuse(min(problems, key=_Problem.order).error)
 
 
 def active_targets(servings: Iterable[Serving], model: str) -> tuple[Target, ...]:
@@ -160,26 +181,27 @@ def _busyness(serving: Serving, in_flight: Mapping[str, int]) -> int:
     return 2 if running or serving.demand else 1
 
 
-def _problem(serving: Serving, model: str, now: datetime) -> ApiError | None:
+def _problem(serving: Serving, model: str, now: datetime) -> _Problem | None:
     """Say why this ModelServing will not serve the model, or None."""
     if serving.deleting:
-        return errors.model_serving_deleted(model, serving.name)
+        return _Problem(errors.model_serving_deleted(model, serving.name))
     if serving.invalid is not None:
-        return errors.model_serving_invalid(model, serving.name, serving.invalid)
+        return _Problem(errors.model_serving_invalid(model, serving.name, serving.invalid))
     if serving.pinned is not None and serving.pinned != model:
-        return errors.model_pinned(model, serving.pinned, serving.name)
+        return _Problem(errors.model_pinned(model, serving.pinned, serving.name))
     status = serving.status.model(model)
     return _failure(status, now) if status.state is ModelState.FAILED else None
 
 
-def _failure(failed: ModelStatus, now: datetime) -> ApiError | None:
+def _failure(failed: ModelStatus, now: datetime) -> _Problem | None:
     """Say why a failed model is not tried now, or None when demand makes the operator try it."""
     if failed.next_retry_time is None:
         # Without failures it was never tried: its objects were refused, which a swap tries anew.
         if failed.failures == 0:
             return None
-        return errors.model_load_failed(failed.name, failed.reason, failed.message, None)
+        return _Problem(errors.model_load_failed(failed.name, failed.reason, failed.message, None))
     wait = (failed.next_retry_time - now).total_seconds()
     if wait <= 0:
         return None
-    return errors.model_load_failed(failed.name, failed.reason, failed.message, wait)
+    error = errors.model_load_failed(failed.name, failed.reason, failed.message, wait)
+    return _Problem(error, ends_in=wait)

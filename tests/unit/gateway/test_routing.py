@@ -50,6 +50,7 @@ def served(*names: str) -> Forward:
 
 
 X: dict[str, list[str]] = {"x": []}
+XY: dict[str, list[str]] = {"x": [], "y": []}
 CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     "not declared": ([serving("a", {"y": []})], "model_not_found"),
     "no ModelServing at all": ([], "model_not_found"),
@@ -143,6 +144,59 @@ def test_a_request_is_forwarded_held_or_refused(
         assert decision == expected
 
 
+PINNED = {"activeModel": "y"}
+SEVERAL: dict[str, tuple[list[dict[str, Any]], str, bytes | None]] = {
+    "a retry before a failure for good": (
+        [serving("a", X, status=failed_for_good("x")), serving("b", X, status=failed("x", 8))],
+        "model_load_failed",
+        b"8",
+    ),
+    "the earlier of two retries": (
+        [serving("a", X, status=failed("x", 50)), serving("b", X, status=failed("x", 9))],
+        "model_load_failed",
+        b"9",
+    ),
+    "a retry, however late, before a pin": (
+        [serving("a", XY, spec=PINNED), serving("b", X, status=failed("x", 300))],
+        "model_load_failed",
+        b"60",
+    ),
+    "a pin before a failure for good": (
+        [serving("a", X, status=failed_for_good("x")), serving("b", XY, spec=PINNED)],
+        "model_pinned",
+        b"60",
+    ),
+    "an invalid spec before a deletion": (
+        [deleting(serving("a", X)), serving("b", X, spec={"node": {}})],
+        "model_serving_invalid",
+        b"60",
+    ),
+    "a deletion before a failure for good": (
+        [serving("a", X, status=failed_for_good("x")), deleting(serving("b", X))],
+        "model_serving_deleted",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("servings", "code", "retry_after"), SEVERAL.values(), ids=SEVERAL)
+def test_of_several_problems_the_one_that_ends_soonest_is_told(
+    servings: list[dict[str, Any]], code: str, retry_after: bytes | None
+) -> None:
+    decision = decide(catalog(*servings), "x", NOW)
+    assert isinstance(decision, Refuse)
+    headers = dict(decision.error.headers())
+    assert (decision.error.code, headers.get(b"retry-after")) == (code, retry_after)
+    assert b"x-should-retry" not in headers
+
+
+def test_trying_again_is_pointless_only_where_every_modelserving_has_failed_for_good() -> None:
+    both = catalog(*(serving(name, X, status=failed_for_good("x")) for name in "ab"))
+    decision = decide(both, "x", NOW)
+    assert isinstance(decision, Refuse)
+    assert (b"x-should-retry", b"false") in decision.error.headers()
+
+
 def wanted(body: dict[str, Any], *demands: tuple[str, str, int]) -> dict[str, Any]:
     """Return the ModelServing with demand in it: (requester, model, age in seconds)."""
     entries = [
@@ -162,7 +216,6 @@ def loads_in(seconds: float) -> dict[str, Any]:
     return {"models": [{"name": "x", "state": "Stopped", "loadSeconds": seconds}]}
 
 
-XY: dict[str, list[str]] = {"x": [], "y": []}
 OTHER_URL = "http://10.0.0.2:8000"
 PLACES: dict[str, tuple[list[dict[str, Any]], dict[str, int], str]] = {
     "a free GPU before an idle model": (
