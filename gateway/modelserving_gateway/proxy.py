@@ -242,8 +242,6 @@ class Proxy:
         exchange.client.answer_headers[headers.HELD_SECONDS] = held
 
     def _out_of_time(self, exchange: Exchange) -> ApiError:
-        if exchange.reached_engine:
-            return errors.upstream_failed(exchange.model, exchange.reached_engine)
         if self._dispatcher.is_crowded(exchange.model):
             return errors.model_busy_for_too_long(exchange.model, exchange.budget)
         return errors.model_not_ready_in_time(

@@ -131,7 +131,23 @@ async def test_a_request_that_kills_every_engine_is_not_sent_for_ever(
     answer = await gateway.ask()
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "upstream_failed"
+    assert answer.headers["x-should-retry"] == "false"
     assert len(engine.requests) == 2
+
+
+async def test_a_request_that_lost_its_engine_once_may_be_tried_again_when_its_budget_is_over(
+    start: Start, engine: Engine
+) -> None:
+    engine.behaviour = hang
+    gateway = await start(active(engine), hold_timeout_seconds=0.5, max_upstream_attempts=2)
+    asking = gateway.asking()
+    await eventually(lambda: engine.requests)
+    await engine.stop()
+    answer = await asking
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "model_not_ready_in_time"
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert "x-should-retry" not in answer.headers
 
 
 async def test_an_engine_that_never_comes_back_ends_in_an_error_when_the_budget_is_over(
