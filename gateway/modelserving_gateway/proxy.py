@@ -139,11 +139,13 @@ class Proxy:
         return body
 
     def _choose_model(self, exchange: Exchange) -> None:
-        """Choose the declared model that is to answer. Raises ApiError (403, 404)."""
+        """Choose the declared model that is to answer. Raises ApiError (403, 404, 503)."""
         catalog, caller = self._dispatcher.catalog, exchange.caller
         model = catalog.model_called(exchange.asked)
         if model is None:
-            raise errors.model_not_found(exchange.asked)
+            if not exchange.model:
+                raise errors.model_not_found(exchange.asked)
+            raise self._dispatcher.undeclared(exchange.asked)
         caller.require(model)
         others = exchange.wishes.fallback
         other = fallback(catalog, model, others, caller.may_use) if others else None

@@ -161,6 +161,16 @@ class Catalog:
             alias: model for alias, model in self._by_alias.items() if alias not in self._by_model
         }
 
+    def deleted_since(self, previous: "Catalog") -> Mapping[str, str]:
+        """Return each name and alias that a ModelServing declared which is gone, and its name."""
+        return {
+            name: serving.name
+            for serving in previous.servings.values()
+            if serving.name not in self.servings
+            for model in serving.models
+            for name in (model.name, *model.aliases)
+        }
+
     def endpoints(self) -> frozenset[str]:
         """Return every base URL that serves a model now."""
         return frozenset(

@@ -14,6 +14,7 @@ from typing import Final
 
 from modelserving_api.priority import HANDICAP_SECONDS, Priority
 from modelserving_gateway.api import errors
+from modelserving_gateway.api.errors import ApiError
 from modelserving_gateway.cluster.catalog import Catalog
 from modelserving_gateway.cluster.demand import Demand
 from modelserving_gateway.turns.engines import Engines
@@ -105,6 +106,9 @@ class Dispatcher:
         """Where each model is served now; kept, since every request asks for it."""
         self._served_at: dict[str, str] = {}
         """What each endpoint serves."""
+        self._deleted: dict[str, str] = {}
+        """The ModelServing that each name went with which nothing declares any more: names alone,
+        as many as the metrics have."""
         self._listeners: list[Callable[[], None]] = []
         self._telling = False
         self._sequence = 0
@@ -115,7 +119,11 @@ class Dispatcher:
 
     def replace_catalog(self, catalog: Catalog) -> None:
         """Take what the watch says now, and release or refuse what waits accordingly."""
-        previous, before = self.catalog, self.catalog.endpoints()
+        before = self.catalog.endpoints()
+        deleted = {**self._deleted, **catalog.deleted_since(self.catalog)}
+        self._deleted = {
+            name: serving for name, serving in deleted.items() if catalog.model_called(name) is None
+        }
         self.catalog = catalog
         self._targets = {
             model: decision.targets
@@ -129,23 +137,24 @@ class Dispatcher:
         self.engines.appeared(now - before)
         self.engines.retain(now)
         for model in self._queues.models():
-            self._let_go_of_deleted(model, previous)
             self._settle(model)
         self._tell()
 
-    def _let_go_of_deleted(self, model: str, previous: Catalog) -> None:
-        """End what waits for a model whose ModelServing is gone: it was declared, so not by 404."""
-        if self.catalog.servings_of(model):
-            return
-        for serving in previous.servings_of(model):
-            if serving.name not in self.catalog.servings:
-                gone = Refuse(errors.model_serving_deleted(model, serving.name))
-                for held in self._queues.in_order(model):
-                    self._grant(held, self._waiters[held.sequence], gone)
-                return
+    def undeclared(self, name: str) -> ApiError:
+        """Return what a request is told that was admitted, when nothing declares its model now.
+
+        It was declared when the request came, and a 404 is final for clients. Only a model that was
+        taken out of a ModelServing has one: somebody has decided that it is not to be had.
+        """
+        serving = self._deleted.get(name)
+        if serving is None:
+            return errors.model_not_found(name)
+        return errors.model_serving_deleted(name, serving)
 
     def decide(self, model: str) -> Decision:
-        """Decide about a model as things stand."""
+        """Decide about a model that a request was admitted for, as things stand."""
+        if not self.catalog.servings_of(model):
+            return Refuse(self.undeclared(model))
         return decide(self.catalog, model, _now(), self.engines.by_endpoint())
 
     def is_active(self, model: str) -> bool:

@@ -61,6 +61,13 @@ class Running:
             while (await self.status())["held"] != count:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
+    async def knows(self, model: str, status: int = 200) -> None:
+        """Wait until the gateway knows that the model is declared, or with 404 that it is not."""
+        page = f"/v1/models/{model}"
+        async with asyncio.timeout(5):
+            while (await self.client.get(page)).status_code != status:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+
 
 @asynccontextmanager
 async def running(cluster: FakeCluster, **settings: Any) -> AsyncIterator[Running]:

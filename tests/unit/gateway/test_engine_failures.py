@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -148,6 +149,57 @@ async def test_a_request_that_lost_its_engine_once_may_be_tried_again_when_its_b
     assert answer.json()["error"]["code"] == "model_not_ready_in_time"
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert "x-should-retry" not in answer.headers
+
+
+ONLY_CODER = serving(models={"coder": []})["spec"]["models"]
+TAKEN_AWAY: dict[str, tuple[Callable[[FakeCluster], None], tuple[int, str]]] = {
+    "its ModelServing is deleted": (
+        lambda cluster: cluster.delete("l4"),
+        (503, "model_serving_deleted"),
+    ),
+    "its model is taken out": (
+        lambda cluster: cluster.set_spec("l4", models=ONLY_CODER),
+        (404, "model_not_found"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("take_away", "told"), TAKEN_AWAY.values(), ids=TAKEN_AWAY)
+async def test_a_request_that_loses_its_engine_when_its_model_is_gone_is_told_how_it_went(
+    start: Start,
+    engine: Engine,
+    take_away: Callable[[FakeCluster], None],
+    told: tuple[int, str],
+) -> None:
+    engine.behaviour = hang
+    cluster = active(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking()
+    await eventually(lambda: engine.requests)
+    take_away(cluster)
+    await gateway.knows("mistral", 404)
+    await engine.stop()
+    answer = await asking
+    assert (answer.status_code, answer.json()["error"]["code"]) == told
+    assert (await gateway.ask()).status_code == 404
+
+
+async def test_a_request_that_loses_its_engine_goes_to_the_modelserving_that_was_made_anew(
+    start: Start, engine: Engine
+) -> None:
+    other = await Engine().start()
+    engine.behaviour = hang
+    cluster = active(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking()
+    await eventually(lambda: engine.requests)
+    cluster.delete("l4")
+    await gateway.knows("mistral", 404)
+    cluster.put(serving("anew", active="mistral", endpoint=other.url))
+    await gateway.knows("mistral")
+    await engine.stop()
+    assert (await asking).json() == {"model": "mistral"}
+    await other.stop()
 
 
 async def test_an_engine_that_never_comes_back_ends_in_an_error_when_the_budget_is_over(

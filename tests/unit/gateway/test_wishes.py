@@ -202,6 +202,30 @@ async def test_a_fallback_that_goes_before_its_turn_is_not_swapped_in_for_the_re
 
 
 @in_loop
+async def test_a_request_whose_model_and_fallback_are_both_deleted_is_told_so(
+    start: Start, engine: Engine
+) -> None:
+    async def hang(connection: Connection) -> None:
+        await connection.client_left()
+
+    engine.behaviour = hang
+    cluster = FakeCluster(
+        serving("a", {"coder": ["codex"]}),
+        serving("b", {"mistral": []}, active="mistral", endpoint=engine.url),
+    )
+    gateway = await start(cluster)
+    asking = asyncio.create_task(ask(gateway, "codex", fallback="mistral"))
+    await eventually(lambda: engine.requests)
+    cluster.delete("a")
+    cluster.delete("b")
+    await gateway.knows("mistral", 404)
+    await engine.stop()
+    answer = await asking
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_serving_deleted")
+    assert "codex" in answer.json()["error"]["message"]
+
+
+@in_loop
 async def test_any_active_model_means_the_largest(start: Start, engine: Engine) -> None:
     def one(name: str, memory: str) -> dict[str, Any]:
         body = serving(name, {name: []}, active=name, endpoint=engine.url)
