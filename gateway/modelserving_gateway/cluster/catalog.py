@@ -52,6 +52,8 @@ class Serving:
     created: datetime
     models: tuple[DeclaredModel, ...]
     pinned: str | None
+    generation: int
+    """Of the spec; each change of it counts, demand included."""
     status: ModelServingStatus
     invalid: str | None
     """Why the spec cannot be followed; None when it can."""
@@ -66,6 +68,11 @@ class Serving:
     def declares(self, model: str) -> bool:
         """Say whether the model is declared here, by its name."""
         return any(each.name == model for each in self.models)
+
+    @property
+    def observed(self) -> bool:
+        """Whether the operator had seen the spec as it is now when it wrote the status."""
+        return self.status.observed_generation >= self.generation
 
     def wanted_since(self, model: str) -> datetime | None:
         """Return since when gateways want the model of this ModelServing, None if none does."""
@@ -196,6 +203,7 @@ def read_serving(body: Mapping[str, Any]) -> Serving:
         created=_time(metadata.get("creationTimestamp")),
         models=declared.models,
         pinned=declared.pinned,
+        generation=_whole_number(metadata.get("generation")),
         status=status,
         invalid=declared.problem or _refused_by_operator(status),
         deleting="deletionTimestamp" in metadata,
@@ -279,6 +287,10 @@ def _time(value: Any) -> datetime:
     except (TypeError, ValueError):
         return datetime.fromtimestamp(0, UTC)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _whole_number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

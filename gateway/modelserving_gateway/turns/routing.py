@@ -43,7 +43,8 @@ class Forward:
 class Hold:
     """The model is to be swapped in by this ModelServing."""
 
-    serving: str
+    serving: str | None
+    """None: nothing is to be asked of any, since the operator is about to look by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class _Problem:
 
     error: ApiError
     ends_in: float = math.inf
-    """Seconds until it ends by itself; it does not where a person has to act."""
+    """Seconds until it ends by itself; it does not where a person has to act. 0: a person has, and
+    the operator has not looked yet."""
 
     def order(self) -> tuple[object, ...]:
         """Return the place among the problems of a model: the one that ends soonest tells most."""
@@ -96,7 +98,8 @@ def decide(
             problems.append(problem)
     if able:
         return Hold(_cheapest(able, model, in_flight or {}).name)
-    return Refuse(min(problems, key=_Problem.order).error)
+    soonest = min(problems, key=_Problem.order)
+    return Refuse(soonest.error) if soonest.ends_in else Hold(None)
 
 
 def active_targets(servings: Iterable[Serving], model: str) -> tuple[Target, ...]:
@@ -190,16 +193,24 @@ def _problem(serving: Serving, model: str, now: datetime) -> _Problem | None:
     if serving.pinned is not None and serving.pinned != model:
         return _Problem(errors.model_pinned(model, serving.pinned, serving.name))
     status = serving.status.model(model)
-    return _failure(status, now) if status.state is ModelState.FAILED else None
+    if status.state is not ModelState.FAILED:
+        return None
+    return _failure(status, now, observed=serving.observed)
 
 
-def _failure(failed: ModelStatus, now: datetime) -> _Problem | None:
-    """Say why a failed model is not tried now, or None when demand makes the operator try it."""
+def _failure(failed: ModelStatus, now: datetime, *, observed: bool) -> _Problem | None:
+    """Say why a failed model is not tried now, or None when demand makes the operator try it.
+
+    A failure is only for good until the spec changes. Not `observed`, it has, though maybe in
+    nothing but demand, and what came of it will be known in a moment. Demand would not make that
+    sooner: it is a change of the spec itself, and each would let the next request wait as well.
+    """
     if failed.next_retry_time is None:
         # Without failures it was never tried: its objects were refused, which a swap tries anew.
         if failed.failures == 0:
             return None
-        return _Problem(errors.model_load_failed(failed.name, failed.reason, failed.message, None))
+        error = errors.model_load_failed(failed.name, failed.reason, failed.message, None)
+        return _Problem(error, ends_in=math.inf if observed else 0)
     wait = (failed.next_retry_time - now).total_seconds()
     if wait <= 0:
         return None

@@ -29,5 +29,7 @@ def demand_by_serving(
         if isinstance(decision, Refuse):
             continue
         serving = decision.serving if isinstance(decision, Hold) else decision.targets[0].serving
+        if serving is None:
+            continue
         demand.setdefault(serving, {})[model] = Demand(queue.count, queue.oldest, queue.priority)
     return demand

@@ -108,6 +108,13 @@ def test_demand_for_what_nothing_will_serve_is_none() -> None:
     assert demand_by_serving(waiting(x=1, gone=1), pinned, NOW) == {}
 
 
+def test_what_waits_for_the_operator_to_look_at_a_repaired_spec_is_no_demand() -> None:
+    failed = {"models": [{"name": "x", "state": "Failed", "failures": 1}], "observedGeneration": 1}
+    body = serving("a", {"x": []}, status=failed)
+    repaired = catalog({**body, "metadata": {**body["metadata"], "generation": 2}})
+    assert demand_by_serving(waiting(x=1), repaired, NOW) == {}
+
+
 def test_a_request_that_waits_for_a_lost_engine_keeps_its_model_wanted() -> None:
     served = catalog(serving("a", {"x": []}, active="x", endpoint="http://10.0.0.1:8000"))
     assert demand_by_serving(waiting(x=1), served, NOW) == {"a": demands(x=1)}

@@ -270,6 +270,9 @@ def failed(seconds: float) -> dict[str, Any]:
     }
 
 
+FAILED_FOR_GOOD = {"name": "coder", "state": "Failed", "reason": "OutOfMemory", "failures": 3}
+
+
 async def refused(gateway: Running, cluster: FakeCluster, change: Any) -> tuple[Any, Any]:
     """Hold a request, make the change, and return its answer and that of a later request."""
     asking = gateway.asking("coder")
@@ -299,6 +302,52 @@ async def test_a_failed_model_whose_retry_is_due_is_held(start: Start, engine: E
     asking = gateway.asking("coder")
     await eventually(lambda: cluster.demand() == {"coder": 1})
     asking.cancel()
+
+
+def repaired(engine: Engine) -> FakeCluster:
+    """Return a cluster whose operator has not looked yet at the spec that replaced a broken one."""
+    status = {"activeModel": "mistral", "endpoint": engine.url, "models": [FAILED_FOR_GOOD]}
+    body = serving(status={**status, "observedGeneration": 1})
+    body["metadata"]["generation"] = 2
+    return FakeCluster(body)
+
+
+async def test_who_comes_before_the_operator_has_looked_at_a_repaired_spec_gets_an_answer(
+    start: Start, engine: Engine
+) -> None:
+    cluster = repaired(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking("coder")
+    await gateway.held(1)
+    assert not cluster.applied
+    cluster.set_status("l4", observedGeneration=2, activeModel="mistral", endpoint=engine.url)
+    await eventually(lambda: cluster.demand() == {"coder": 1})
+    cluster.set_status("l4", observedGeneration=2, activeModel="coder", endpoint=engine.url)
+    assert (await asking).json() == {"model": "coder"}
+
+
+async def test_who_waits_for_the_operator_to_look_is_told_when_the_change_repaired_nothing(
+    start: Start, engine: Engine
+) -> None:
+    cluster = repaired(engine)
+    gateway = await start(cluster)
+    asking = gateway.asking("coder")
+    await gateway.held(1)
+    cluster.set_status("l4", observedGeneration=2, models=[FAILED_FOR_GOOD])
+    answer = await asking
+    assert error(answer) == (503, "model_load_failed")
+    assert answer.headers["x-should-retry"] == "false"
+    assert not cluster.applied
+
+
+async def test_who_waits_for_an_operator_that_is_away_may_try_again_after_the_budget(
+    start: Start, engine: Engine
+) -> None:
+    gateway = await start(repaired(engine), hold_timeout_seconds=0.1)
+    answer = await gateway.ask("coder")
+    assert error(answer) == (503, "model_not_ready_in_time")
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert "x-should-retry" not in answer.headers
 
 
 async def test_requests_for_another_than_the_pinned_model_are_refused(

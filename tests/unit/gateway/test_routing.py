@@ -26,6 +26,12 @@ def failed_for_good(model: str) -> dict[str, Any]:
     return {"models": [{**failed(model, None)["models"][0], "failures": 1}]}
 
 
+def repaired(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the ModelServing with a spec that is newer than what the status tells of."""
+    status = {"observedGeneration": 1, **body["status"]}
+    return {**body, "metadata": {**body["metadata"], "generation": 2}, "status": status}
+
+
 def not_ready(reason: str) -> dict[str, Any]:
     condition = {
         "type": "Ready",
@@ -86,6 +92,33 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
     "failed for good in the first": (
         [serving("a", X, status=failed_for_good("x")), serving("b", X)],
         Hold("b"),
+    ),
+    "failed for good, and repaired since": (
+        [repaired(serving("a", X, status=failed_for_good("x")))],
+        Hold(None),
+    ),
+    "failed for good, and not repaired by the change": (
+        [repaired(serving("a", X, status={**failed_for_good("x"), "observedGeneration": 2}))],
+        "model_load_failed",
+    ),
+    "failed for good in the first, repaired in the second": (
+        [
+            serving("a", X, status=failed_for_good("x")),
+            repaired(serving("b", X, status=failed_for_good("x"))),
+        ],
+        Hold(None),
+    ),
+    "repaired in the first, stopped in the second": (
+        [repaired(serving("a", X, status=failed_for_good("x"))), serving("b", X)],
+        Hold("b"),
+    ),
+    "repaired, and another is pinned": (
+        [repaired(serving("a", XY, status=failed_for_good("x"), spec={"activeModel": "y"}))],
+        "model_pinned",
+    ),
+    "failed, its retry is told though the spec has changed": (
+        [repaired(serving("a", X, status=failed("x", 60)))],
+        "model_load_failed",
     ),
     "refused, never tried": ([serving("a", X, status=failed("x", None))], Hold("a")),
     "pinned": ([serving("a", X, spec={"activeModel": "x"})], Hold("a")),
