@@ -313,6 +313,14 @@ PLACES: dict[str, tuple[list[dict[str, Any]], dict[str, int], str]] = {
         {},
         "b",
     ),
+    "not where it is wanted but nothing can be swapped": (
+        [
+            wanted(serving("a", X, status=not_ready("ServingNodeNotReady")), ("g", "x", 1)),
+            serving("b", XY, active="y", endpoint=URL),
+        ],
+        {URL: 3},
+        "b",
+    ),
     "not where it is wanted but has failed": (
         [
             wanted(serving("a", X, status=failed("x", 60)), ("g", "x", 1)),
