@@ -254,11 +254,23 @@ def _of_status(error: openai.APIStatusError) -> tuple[Outcome, str, float]:
     if not _is_openai_shaped(error.body):
         return Outcome.WRONG, f"{status} without OpenAI's error: {error.response.text[:300]}", 0.0
     detail = f"{status} {error.code}: {error.message}"
-    if status not in _RETRIED and status < 500:
-        return Outcome.FINAL, detail, 0.0
     after = error.response.headers.get("retry-after", "")
     seconds = float(after) if after.isdecimal() else 0.0
-    return Outcome.ERROR, detail, seconds if seconds <= _LONGEST_RETRY_AFTER_SECONDS else 0.0
+    if not is_retried(status, error.response.headers.get("x-should-retry"), seconds):
+        return Outcome.FINAL, detail, 0.0
+    return Outcome.ERROR, detail, seconds
+
+
+def is_retried(status: int, should_retry: str | None, retry_after: float) -> bool:
+    """Whether OpenAI's library asks again: what the server says about that comes first.
+
+    `should_retry` is the header `x-should-retry`; `retry_after` is in seconds, 0 for none.
+    """
+    if retry_after > _LONGEST_RETRY_AFTER_SECONDS:
+        return False
+    if should_retry in {"true", "false"}:
+        return should_retry == "true"
+    return status in _RETRIED or status >= 500
 
 
 def _of_event(error: openai.APIError) -> tuple[Outcome, str]:
