@@ -308,16 +308,17 @@ async def steady(
 ) -> AsyncIterator[None]:
     """Let the clients ask while the context lasts, then let each finish what it has asked.
 
-    Raises TimeoutError when that takes longer than `patience` says then, in seconds: the ledger
-    says what is open.
+    That takes as long as `patience` says then, in seconds, at the most: what is not answered by
+    then stays open in the ledger.
     """
     stop = asyncio.Event()
     tasks = [asyncio.create_task(client.run(stop, pause_seconds)) for client in clients]
     try:
         yield
         stop.set()
-        async with asyncio.timeout(patience()):
-            await asyncio.gather(*tasks)
+        finished, _ = await asyncio.wait(tasks, timeout=patience())
+        for task in finished:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()

@@ -33,6 +33,12 @@ def figures(run: Run, *, seed: int) -> dict[str, Any]:
     }
 
 
+def failed(told: dict[str, Any], *, asked: int) -> bool:
+    """Whether the figures of a run that is over have anything wrong, or lack a round."""
+    wrong = ("gpu_violations", "unanswered", "orphans", "findings", "not_converged")
+    return told["rounds"] != asked or any(told[key] for key in wrong)
+
+
 def _of_kind(rounds: Iterable[Round], kind: str) -> dict[str, Any]:
     mine = [each for each in rounds if str(each.fault.kind) == kind]
     converged = _converged(mine)

@@ -4,7 +4,6 @@ What is done is faults.py's, how injecting.py's, what must hold checks.py's; her
 """
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -231,9 +230,8 @@ async def under_load(site: Site) -> AsyncIterator[Run]:
     """Yield a run with its clients asking. What they leave behind is checked with `settle`."""
     run = Run(site)
     clients = run.clients("load")
-    with contextlib.suppress(TimeoutError):
-        async with steady(clients, pause_seconds=_PAUSE_SECONDS, patience=run.patience):
-            yield run
+    async with steady(clients, pause_seconds=_PAUSE_SECONDS, patience=run.patience):
+        yield run
     run.rounds[-1].unanswered += run.take_unanswered()
     run.rounds[-1].unanswered += [_story(each) for each in run.ledger.open.values()]
 

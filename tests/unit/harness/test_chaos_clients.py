@@ -7,14 +7,12 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import httpx2
 import openai
 import pytest
 
 from tests.chaos.clients import Client, Ledger, Outcome, is_retried, steady
-from tests.chaos.runner import Run
 from tests.harness.engines import gpu_lock
 from tests.unit.engines.conftest import SimProcess, eventually
 
@@ -141,35 +139,3 @@ async def test_steady_clients_finish_what_they_have_asked(
         await asyncio.to_thread(eventually, lambda: ledger.answered > 2)
     assert ledger.open == {}
     assert {each.outcome for each in ledger.take_attempts()} == {Outcome.ANSWERED}
-
-
-class QuietSite:
-    """What settle asks of a site."""
-
-    def __init__(self, held: list[int]) -> None:
-        self._held = held
-
-    async def held(self) -> dict[str, int]:
-        return {"gateway": self._held.pop(0) if self._held[1:] else self._held[0]}
-
-    async def program_pods(self) -> list[dict[str, Any]]:
-        status = {"containerStatuses": [{"restartCount": 1}]}
-        return [{"metadata": {"name": "operator"}, "status": status}]
-
-    async def objects(self, path: str) -> list[dict[str, Any]]:
-        return [{"metadata": {"name": "east"}, "spec": {}}]
-
-
-async def test_what_the_load_leaves_behind_is_waited_for() -> None:
-    run = Run(cast("Any", QuietSite(held=[2, 0])))
-    run.killed["operator"] = 1
-    assert await run.settle() == []
-
-
-async def test_what_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.chaos.runner._SETTLED_SECONDS", 0.1)
-    run = Run(cast("Any", QuietSite(held=[2])))
-    assert await run.settle() == [
-        "gateway still has 2 requests",
-        "operator was restarted 1 times, killed 0 times",
-    ]
