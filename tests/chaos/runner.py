@@ -6,7 +6,7 @@ What is done is faults.py's, how injecting.py's, what must hold checks.py's; her
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,7 +26,7 @@ from tests.chaos.injecting import Injected, forget_back_off, inject
 from tests.chaos.site import MODELS, Object, Site
 from tests.cluster.kubernetes import SERVINGS, is_serving
 from tests.harness.engines import gpu_lock
-from tests.harness.faults import Deed, Fault, Moment, Target
+from tests.harness.faults import Deed, Fault, Kind, Moment, Target
 
 BOUND_SECONDS: Final = 180.0
 """From the end of a fault until every ModelServing has been Ready and every model has answered
@@ -98,7 +98,11 @@ class Run:
         if fault.kind.deed is Deed.KILL:
             self.killed[injected.victim] += 1
         result.converge_seconds = await self._converge(injected, result)
-        await asyncio.gather(self._judge(result), forget_back_off(self.site, fault))
+        await forget_back_off(self.site, fault)
+        # Only now: what ended meanwhile is this round's, with its excuses, and none of the next.
+        gateway_killed = fault.kind == Kind(Deed.KILL, Target.GATEWAY)
+        await self._judge(result, [result.victim] if gateway_killed else [])
+        result.findings += checks.restarts(await self.site.program_pods(), self.killed)
         result.seconds = time.monotonic() - began
         return result
 
@@ -143,26 +147,39 @@ class Run:
         while self.ledger.older_than(moment):
             await self.ledger.one_ended.wait()
 
-    async def _judge(self, result: Round) -> None:
+    async def end(self) -> None:
+        """Judge what came after the last round, with the load gone. Nothing excuses it."""
+        last = self.rounds[-1]
+        if last.converge_seconds is not None:
+            last.findings += await self._come_to_rest()
+        last.findings += await self._settle()
+        await self._judge(last, [])
+        last.unanswered += [_story(each) for each in self.ledger.open.values()]
+
+    async def _come_to_rest(self) -> list[str]:
+        """Let the last swap end: it may be wrong like any other."""
+        try:
+            async with asyncio.timeout(BOUND_SECONDS):
+                await self.site.until_ready()
+        except TimeoutError:
+            return [f"without load not every ModelServing was Ready in {BOUND_SECONDS:g} s"]
+        return []
+
+    async def _judge(self, result: Round, killed_gateways: Collection[str]) -> None:
+        """Add what was wrong since the last time."""
         attempts = self.ledger.take_attempts()
-        result.cuts, result.errors = checks.counted(attempts)
-        gateway_killed = result.fault.kind.deed is Deed.KILL and (
-            result.fault.kind.target is Target.GATEWAY
-        )
-        killed = [result.victim] if gateway_killed else []
-        result.findings += checks.unexcused(attempts, killed)
-        result.unanswered = self.take_unanswered()
-        result.violations = self._new_violations()
+        cuts, errors = checks.counted(attempts)
+        result.cuts += cuts
+        result.errors += errors
+        result.findings += checks.unexcused(attempts, killed_gateways)
+        ended = self.ledger.take_ended()
+        result.unanswered += [_story(each) for each in ended if not each.answered]
+        result.violations += self._new_violations()
         servings = await self.site.objects(SERVINGS)
         engines = await self.site.engine_objects()
-        result.orphans = checks.orphans(servings, engines)
+        result.orphans += checks.orphans(servings, engines)
         result.orphans += checks.stale_demand(servings, list(self.site.gateways))
         result.findings += checks.scaled_up_twice(engines["Deployment"])
-        result.findings += checks.restarts(await self.site.program_pods(), self.killed)
-
-    def take_unanswered(self) -> list[str]:
-        """Return what ended unanswered since the last call."""
-        return [_story(each) for each in self.ledger.take_ended() if not each.answered]
 
     def _new_violations(self) -> list[str]:
         found = gpu_lock.violations(self.site.cluster.gpu_directory)
@@ -184,8 +201,8 @@ class Run:
         stuck = bool(self.rounds) and self.rounds[-1].converge_seconds is None
         return 0.0 if stuck else GIVE_UP_SECONDS
 
-    async def settle(self) -> list[str]:
-        """With the load gone, wait until nothing is left of it; return what does not go."""
+    async def _settle(self) -> list[str]:
+        """Wait until nothing is left of it; return what does not go."""
         told: list[str] = await AsyncRetrying(
             retry=retry_if_result(bool) | retry_if_exception_type(httpx.HTTPError),
             wait=wait_fixed(0.5),
@@ -227,13 +244,11 @@ def _story(request: Request) -> str:
 
 @asynccontextmanager
 async def under_load(site: Site) -> AsyncIterator[Run]:
-    """Yield a run with its clients asking. What they leave behind is checked with `settle`."""
+    """Yield a run with its clients asking. What they leave behind is judged by its `end`."""
     run = Run(site)
     clients = run.clients("load")
     async with steady(clients, pause_seconds=_PAUSE_SECONDS, patience=run.patience):
         yield run
-    run.rounds[-1].unanswered += run.take_unanswered()
-    run.rounds[-1].unanswered += [_story(each) for each in run.ledger.open.values()]
 
 
 async def play(site: Site, faults: Iterable[Fault], told: Callable[[Run, Round], None]) -> Run:
@@ -247,5 +262,5 @@ async def play(site: Site, faults: Iterable[Fault], told: Callable[[Run, Round],
             told(run, result)
             if result.converge_seconds is None:
                 break
-    run.rounds[-1].findings += await run.settle()
+    await run.end()
     return run
