@@ -82,15 +82,19 @@ def demand_left(servings: Iterable[Object]) -> list[str]:
 
 
 def restarts(pods: Iterable[Object], expected: Mapping[str, int]) -> list[str]:
-    """Return the Pods of the two programs whose containers started more often than we killed."""
+    """Return the Pods of the two programs that were started again more or less often than killed.
+
+    But those that are being deleted: they were looked at before.
+    """
     return [
         f"{_name(pod)} was restarted {count} times and killed {expected.get(_name(pod), 0)} times"
         for pod in pods
-        if (count := restart_count(pod)) > expected.get(_name(pod), 0)
+        if "deletionTimestamp" not in pod["metadata"]
+        and (count := _restart_count(pod)) != expected.get(_name(pod), 0)
     ]
 
 
-def restart_count(pod: Object) -> int:
+def _restart_count(pod: Object) -> int:
     """Return how often a Pod's containers were started again."""
     statuses = pod["status"].get("containerStatuses", [])
     return sum(int(each["restartCount"]) for each in statuses)

@@ -19,7 +19,7 @@ from tenacity import (
 from modelserving_operator.manifests import CONTAINER_NAME
 from tests.chaos.site import MODELS, Object, Site
 from tests.cluster.kubernetes import NODES, PODS
-from tests.harness.containers import Container, Kubelet
+from tests.harness.containers import Container, Kubelet, restart_kubelet
 from tests.harness.errors import HarnessError
 from tests.harness.faults import Deed, Fault, Target
 
@@ -36,6 +36,7 @@ class Process(Protocol):
     def kill(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def replaced(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Injected:
     """The Pod or the node."""
     healed: float
     """When the fault was over, by the monotonic clock: at the kill, or with SIGCONT."""
+    killed: Process | None
+    """What should have ended by it; None after a pause."""
 
 
 async def inject(site: Site, fault: Fault, serving: str) -> Injected:
@@ -73,7 +76,7 @@ async def inject(site: Site, fault: Fault, serving: str) -> Injected:
             # A kubelet may have ended it meanwhile, since it did not answer.
             with contextlib.suppress(HarnessError):
                 await asyncio.to_thread(process.resume)
-    return Injected(victim, time.monotonic())
+    return Injected(victim, time.monotonic(), None if pausing else process)
 
 
 async def _find(site: Site, fault: Fault, serving: str) -> tuple[Process, str]:
@@ -83,7 +86,7 @@ async def _find(site: Site, fault: Fault, serving: str) -> tuple[Process, str]:
             # The engines' node more often than the other: that is where Pods come and go.
             nodes = (cluster.worker, cluster.worker, cluster.control_plane)
             node = fault.pick(nodes)
-            return Kubelet(cluster, node), node
+            return await asyncio.to_thread(Kubelet, cluster, node), node
         case Target.API_SERVER | Target.ETCD as target:
             component, node = _STATIC_PODS[target], cluster.control_plane
             pod = f"{component}-{node}"
@@ -145,7 +148,7 @@ async def _restart_kubelet(site: Site, node: str) -> None:
     """
     # The API has whole seconds.
     restarted = datetime.now(UTC).replace(microsecond=0)
-    await asyncio.to_thread(Kubelet(site.cluster, node).restart)
+    await asyncio.to_thread(restart_kubelet, site.cluster, node)
     await AsyncRetrying(
         retry=retry_if_result(lambda heard: heard <= restarted),
         wait=wait_fixed(0.25),

@@ -6,9 +6,10 @@ What is done is faults.py's, how injecting.py's, what must hold checks.py's; her
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import httpx
@@ -26,6 +27,7 @@ from tests.chaos.injecting import Injected, forget_back_off, inject
 from tests.chaos.site import MODELS, Object, Site
 from tests.cluster.kubernetes import SERVINGS, is_serving
 from tests.harness.engines import gpu_lock
+from tests.harness.errors import HarnessError
 from tests.harness.faults import Deed, Fault, Kind, Moment, Target
 
 BOUND_SECONDS: Final = 180.0
@@ -95,14 +97,15 @@ class Run:
         result.waited_seconds = time.monotonic() - began
         injected = await inject(self.site, fault, result.serving)
         result.victim = injected.victim
-        if fault.kind.deed is Deed.KILL:
+        if injected.killed is not None:
             self.killed[injected.victim] += 1
         result.converge_seconds = await self._converge(injected, result)
+        # Before anything is replaced: a Pod that is new has no history.
+        result.findings += await _until_nothing(partial(self._amiss, injected))
         await forget_back_off(self.site, fault)
         # Only now: what ended meanwhile is this round's, with its excuses, and none of the next.
         gateway_killed = fault.kind == Kind(Deed.KILL, Target.GATEWAY)
         await self._judge(result, [result.victim] if gateway_killed else [])
-        result.findings += checks.restarts(await self.site.program_pods(), self.killed)
         result.seconds = time.monotonic() - began
         return result
 
@@ -147,12 +150,19 @@ class Run:
         while self.ledger.older_than(moment):
             await self.ledger.one_ended.wait()
 
+    async def _amiss(self, injected: Injected) -> list[str]:
+        """Return which kill has not taken effect, and what was restarted without one."""
+        found = checks.restarts(await self.site.program_pods(), self.killed)
+        if injected.killed and not await asyncio.to_thread(injected.killed.replaced):
+            found.append(f"{injected.victim} was killed, and its process is still the same")
+        return found
+
     async def end(self) -> None:
         """Judge what came after the last round, with the load gone. Nothing excuses it."""
         last = self.rounds[-1]
         if last.converge_seconds is not None:
             last.findings += await self._come_to_rest()
-        last.findings += await self._settle()
+        last.findings += await _until_nothing(self._left)
         await self._judge(last, [])
         last.unanswered += [_story(each) for each in self.ledger.open.values()]
 
@@ -201,29 +211,24 @@ class Run:
         stuck = bool(self.rounds) and self.rounds[-1].converge_seconds is None
         return 0.0 if stuck else GIVE_UP_SECONDS
 
-    async def _settle(self) -> list[str]:
-        """Wait until nothing is left of it; return what does not go."""
-        told: list[str] = await AsyncRetrying(
-            retry=retry_if_result(bool) | retry_if_exception_type(httpx.HTTPError),
-            wait=wait_fixed(0.5),
-            stop=stop_after_delay(_SETTLED_SECONDS),
-            retry_error_callback=lambda state: state.outcome and state.outcome.result(),
-        )(self._left)
-        return told
-
     async def _left(self) -> list[str]:
         held = await self.site.held()
-        pods = await self.site.program_pods()
         return [
             *(f"{pod} still has {count} requests" for pod, count in held.items() if count),
             *checks.demand_left(await self.site.objects(SERVINGS)),
-            *(
-                f"{pod['metadata']['name']} was restarted {restarted} times, killed {killed} times"
-                for pod in pods
-                if (restarted := checks.restart_count(pod))
-                != (killed := self.killed[pod["metadata"]["name"]])
-            ),
+            *checks.restarts(await self.site.program_pods(), self.killed),
         ]
+
+
+async def _until_nothing(look: Callable[[], Awaitable[list[str]]]) -> list[str]:
+    """Look until there is nothing to tell; return what is there after a while."""
+    told: list[str] = await AsyncRetrying(
+        retry=retry_if_result(bool) | retry_if_exception_type((httpx.HTTPError, HarnessError)),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(_SETTLED_SECONDS),
+        retry_error_callback=lambda state: state.outcome and state.outcome.result(),
+    )(look)
+    return told
 
 
 def _in(moment: Moment) -> Callable[[Object], bool]:

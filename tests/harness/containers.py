@@ -13,6 +13,10 @@ from tests.harness.errors import HarnessError
 _CTR: Final = ("ctr", "--namespace", "k8s.io")
 
 
+_PID: Final = "MainPID"
+_STARTED: Final = "ExecMainStartTimestampMonotonic"
+"""What systemd knows of a service's process. A pid may come again."""
+
 _FIND: Final = """
 running=$(ctr --namespace k8s.io tasks list --quiet)
 for id in $(ctr --namespace k8s.io containers list --quiet "$1"); do
@@ -55,21 +59,35 @@ class Container:
         self._send("SIGSTOP")
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it go on, unless it has ended meanwhile."""
         self._send("SIGCONT")
+
+    def replaced(self) -> bool:
+        """Whether what was found has ended: a container that is started again is another one."""
+        return self._running().isdisjoint(self._ids)
 
     def _send(self, signal: str) -> None:
         for each in self._ids:
-            docker.docker("exec", self._node, *_CTR, "tasks", "kill", "--signal", signal, each)
+            self._ctr("tasks", "kill", "--signal", signal, each)
+
+    def _running(self) -> set[str]:
+        rows = [line.split() for line in self._ctr("tasks", "list").splitlines()]
+        return {row[0] for row in rows if row[2:] == ["RUNNING"]}
+
+    def _ctr(self, *arguments: str) -> str:
+        return docker.docker("exec", self._node, *_CTR, *arguments)
 
 
 class Kubelet:
     """The kubelet of a node, which systemd starts again when it dies."""
 
     def __init__(self, cluster: Cluster, node: str) -> None:
-        """Name it. Raises HarnessError when the cluster is not ours."""
+        """Find it. Raises HarnessError when it does not run, or the cluster is not ours."""
         _refuse_foreign(cluster)
         self._node = node
+        self._found = self._process()
+        if not self._found:
+            raise HarnessError(f"no kubelet runs on {node}")
 
     def kill(self) -> None:
         """End it with SIGKILL."""
@@ -83,12 +101,26 @@ class Kubelet:
         """Let it go on."""
         self._systemctl("kill", "--signal=CONT", "kubelet")
 
-    def restart(self) -> None:
-        """Start it anew; it forgets how often it has started each container."""
-        self._systemctl("restart", "kubelet")
+    def replaced(self) -> bool:
+        """Whether another one runs than the one that was found."""
+        return self._process() not in {"", self._found}
 
-    def _systemctl(self, *arguments: str) -> None:
-        docker.docker("exec", self._node, "systemctl", *arguments)
+    def _process(self) -> str:
+        """Return what tells its process from any other, and nothing when there is none."""
+        told = self._systemctl("show", f"--property={_PID},{_STARTED}", "kubelet")
+        properties = dict(line.split("=", 1) for line in told.splitlines())
+        if properties[_PID] == "0":
+            return ""
+        return f"{properties[_PID]} since {properties[_STARTED]}"
+
+    def _systemctl(self, *arguments: str) -> str:
+        return docker.docker("exec", self._node, "systemctl", *arguments)
+
+
+def restart_kubelet(cluster: Cluster, node: str) -> None:
+    """Start a node's kubelet anew; it forgets how often it has started each container."""
+    _refuse_foreign(cluster)
+    docker.docker("exec", node, "systemctl", "restart", "kubelet")
 
 
 _RESUME: Final = """

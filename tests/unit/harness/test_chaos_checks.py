@@ -82,11 +82,15 @@ def test_demand_of_a_gateway_that_is_gone_is_stale() -> None:
     assert len(checks.stale_demand([EAST], ["gateway-b"])) == 1
 
 
-@pytest.mark.parametrize(("killed", "wrong"), [(0, 1), (1, 0), (2, 0)])
-def test_a_restart_that_no_kill_asked_for_is_found(killed: int, wrong: int) -> None:
+@pytest.mark.parametrize(("killed", "wrong"), [(0, 1), (1, 0), (2, 1)])
+def test_a_restart_without_a_kill_and_a_kill_without_a_restart_are_found(
+    killed: int, wrong: int
+) -> None:
     pod = object_("operator")
     pod["status"] = {"containerStatuses": [{"restartCount": 1}]}
     assert len(checks.restarts([pod], {"operator": killed})) == wrong
+    pod["metadata"]["deletionTimestamp"] = "2026-11-24T16:14:00Z"
+    assert checks.restarts([pod], {"operator": killed}) == []
 
 
 def attempt(outcome: Outcome, gateway: str = "", detail: str = "") -> Attempt:

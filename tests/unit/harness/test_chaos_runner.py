@@ -12,7 +12,7 @@ import pytest
 
 from tests.chaos import report
 from tests.chaos.clients import Attempt, Outcome
-from tests.chaos.injecting import Injected
+from tests.chaos.injecting import Injected, Process
 from tests.chaos.runner import Round, Run, under_load
 from tests.harness.faults import Deed, Fault, Kind, Target, faults
 
@@ -77,20 +77,60 @@ def cut(gateway: str) -> Attempt:
 
 
 async def test_what_ends_while_the_back_off_is_forgotten_has_the_excuse_of_its_round(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, site: QuietSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def injected(*_: object) -> Injected:
-        return Injected("a", time.monotonic())
-
     async def forget(*_: object) -> None:
         await asyncio.sleep(0)
         run.ledger.attempts.append(cut("a"))
 
-    monkeypatch.setattr("tests.chaos.runner.inject", injected)
+    inject(monkeypatch, replaced=True)
+    site.pods = [pod("a", 1)]
     monkeypatch.setattr("tests.chaos.runner.forget_back_off", forget)
     played = await run.play(fault(Deed.KILL, Target.GATEWAY))
     assert (played.findings, sum(played.cuts.values())) == ([], 1)
     assert run.ledger.attempts == []
+
+
+@pytest.mark.parametrize(("replaced", "restarted"), [(True, 0), (True, 2), (False, 1)])
+async def test_a_kill_that_did_not_do_just_that_is_told_although_the_pod_is_replaced_then(
+    run: Run, site: QuietSite, monkeypatch: pytest.MonkeyPatch, replaced: bool, restarted: int
+) -> None:
+    async def replace(*_: object) -> None:
+        site.pods = [pod("another", 0)]
+
+    monkeypatch.setattr("tests.chaos.runner._SETTLED_SECONDS", 0.1)
+    monkeypatch.setattr("tests.chaos.runner.forget_back_off", replace)
+    inject(monkeypatch, replaced=replaced)
+    site.pods = [pod("a", restarted)]
+    played = await run.play(fault(Deed.KILL, Target.OPERATOR))
+    (found,) = played.findings
+    assert found.startswith("a was")
+
+
+async def test_what_becomes_of_a_kill_is_waited_for(
+    run: Run, site: QuietSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    async def told_late() -> list[dict[str, Any]]:
+        return [pod("a", counts.pop(0))]
+
+    counts = [0, 1]
+    monkeypatch.setattr("tests.chaos.runner.forget_back_off", nothing)
+    monkeypatch.setattr(site, "program_pods", told_late)
+    inject(monkeypatch, replaced=True)
+    played = await run.play(fault(Deed.KILL, Target.OPERATOR))
+    assert (played.findings, counts) == ([], [])
+
+
+def inject(monkeypatch: pytest.MonkeyPatch, *, replaced: bool) -> None:
+    """Have every kill meet the Pod a, and replace its process or not."""
+
+    async def injected(*_: object) -> Injected:
+        killed = SimpleNamespace(replaced=lambda: replaced)
+        return Injected("a", time.monotonic(), cast("Process", killed))
+
+    monkeypatch.setattr("tests.chaos.runner.inject", injected)
 
 
 async def test_what_comes_after_the_last_round_is_judged_without_an_excuse(
@@ -154,5 +194,5 @@ async def test_what_stays_is_told(
     await run.end()
     assert run.rounds[0].findings == [
         "gateway still has 2 requests",
-        "operator was restarted 1 times, killed 0 times",
+        "operator was restarted 1 times and killed 0 times",
     ]
