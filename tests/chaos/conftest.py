@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.__main__ import ready_cluster
+from tests.chaos.__main__ import refuse_foreign
+from tests.harness import cluster as harness_cluster
 from tests.harness.cluster import Cluster
+from tests.harness.errors import HarnessError
 
 HERE = Path(__file__).parent
 
@@ -19,5 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """The harness's cluster, with whatever a killed run has stopped going again."""
-    return ready_cluster()
+    """The harness's own cluster, with whatever a killed run has stopped going again."""
+    try:
+        refuse_foreign()
+    except HarnessError as error:
+        pytest.skip(str(error))
+    return harness_cluster.up()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -26,6 +26,9 @@ from tests.harness.faults import Deed, Fault, Target
 _FIND_SECONDS: Final = 180.0
 """Until there is an engine to do something to: in a swap there is none for 16 s, now and then for a
 minute, and what was found may end before it is met."""
+
+_RESUME_SECONDS: Final = 10.0
+"""For a call of docker that fails once; each takes a quarter of a second."""
 
 _STATIC_PODS: Final = {Target.API_SERVER: "kube-apiserver", Target.ETCD: "etcd"}
 
@@ -58,25 +61,45 @@ async def inject(site: Site, fault: Fault, serving: str) -> Injected:
     """
     pausing = fault.kind.deed is Deed.PAUSE
     due = time.monotonic() + fault.delay_seconds
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(HarnessError),
-        wait=wait_fixed(0.1),
-        stop=stop_after_delay(_FIND_SECONDS),
-        reraise=True,
-    ):
-        with attempt:
-            # Looked for before the delay: that takes a second, and an engine may serve for two.
-            process, victim = await _find(site, fault, serving)
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await asyncio.to_thread(process.pause if pausing else process.kill)
-    if pausing:
-        try:
-            await asyncio.sleep(fault.pause_seconds)
-        finally:
-            # A kubelet may have ended it meanwhile, since it did not answer.
-            with contextlib.suppress(HarnessError):
-                await asyncio.to_thread(process.resume)
+    stopped: list[Process] = []
+    try:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(HarnessError),
+            wait=wait_fixed(0.1),
+            stop=stop_after_delay(_FIND_SECONDS),
+            reraise=True,
+        ):
+            with attempt:
+                # Looked for before the delay: that takes a second, and an engine may serve for two.
+                process, victim = await _find(site, fault, serving)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                stopped += [process] * pausing
+                await _to_its_end(process.pause if pausing else process.kill)
+        await asyncio.sleep(fault.pause_seconds)
+    finally:
+        # What could not be stopped as well: it may have been, and the answer was lost.
+        for each in stopped:
+            await _resume(each)
     return Injected(victim, time.monotonic(), None if pausing else process)
+
+
+async def _to_its_end(do: Callable[[], None]) -> None:
+    """Do it in a thread. A cancellation waits for that: a thread goes on whoever is cancelled."""
+    doing = asyncio.ensure_future(asyncio.to_thread(do))
+    try:
+        await asyncio.shield(doing)
+    finally:
+        await asyncio.wait([doing])
+
+
+async def _resume(process: Process) -> None:
+    """Let it go on, if it has not ended. Raises HarnessError when that fails for a while."""
+    await AsyncRetrying(
+        retry=retry_if_exception_type(HarnessError),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(_RESUME_SECONDS),
+        reraise=True,
+    )(asyncio.to_thread, process.resume)
 
 
 async def _find(site: Site, fault: Fault, serving: str) -> tuple[Process, str]:

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from modelserving_api.names import SERVING_LABEL
 from tests.cluster.kubernetes import DEPLOYMENTS, NODES, PODS, SERVICES, SERVINGS, World, is_serving
-from tests.harness import deploy
+from tests.harness import deploy, stopped
 from tests.harness.cluster import GPU_IN_NODE, Cluster
 from tests.harness.engines import gpu_lock
 from tests.harness.engines.engine_images import build_sim
@@ -193,15 +193,19 @@ def _while_away() -> AsyncRetrying:
     )
 
 
+def new_namespace() -> str:
+    """Return a name of its own for a run: the last run's namespace may take a minute to be gone."""
+    return f"modelserving-chaos-{secrets.token_hex(3)}"
+
+
 @contextmanager
-def _installed(cluster: Cluster) -> Iterator[World]:
-    """Install the product in a namespace of its own, with nothing of an earlier run beside it."""
+def _installed(cluster: Cluster, namespace: str) -> Iterator[World]:
+    """Install the product in a new namespace, with nothing of an earlier run beside it."""
     gpu_lock.prepare(cluster.gpu_directory)
     deploy.remove_namespaces(cluster, deploy.own_namespaces(cluster), wait=False)
     for name in MODELS:
         gpu_lock.prepare(cluster.gpu_directory / name)
     gpu_lock.reset(cluster.gpu_directory)
-    namespace = f"modelserving-chaos-{secrets.token_hex(3)}"
     deploy.install(cluster, namespace, values=VALUES)
     with KubectlServer(cluster, "proxy", "--port=0") as proxy:
         yield World(cluster, namespace, proxy.url)
@@ -209,11 +213,14 @@ def _installed(cluster: Cluster) -> Iterator[World]:
 
 
 @asynccontextmanager
-async def installed(cluster: Cluster) -> AsyncIterator[Site]:
-    """Yield the installation with every ModelServing serving. Takes it down unless that fails."""
+async def installed(cluster: Cluster, namespace: str) -> AsyncIterator[Site]:
+    """Yield the installation with every ModelServing serving. Takes it down unless that fails.
+
+    Nothing is left stopped, whatever ends it.
+    """
     tag = await asyncio.to_thread(build_sim)
     await asyncio.to_thread(cluster.load, tag)
-    with _installed(cluster) as world:
+    with _installed(cluster, namespace) as world:
         for name, models in MODELS.items():
             deploy.apply(cluster, _serving(name, models, tag), namespace=world.namespace)
         site = await _site(world)
@@ -224,6 +231,7 @@ async def installed(cluster: Cluster) -> AsyncIterator[Site]:
             yield site
         finally:
             watching.cancel()
+            await asyncio.to_thread(stopped.resume, (cluster.control_plane, cluster.worker))
 
 
 def _serving(name: str, models: tuple[str, ...], image: str) -> Object:

@@ -5,7 +5,7 @@ from typing import Final
 
 from tests.chaos import evidence, report
 from tests.chaos.runner import BOUND_SECONDS, Round, Run, play
-from tests.chaos.site import installed
+from tests.chaos.site import installed, new_namespace
 from tests.harness.cluster import Cluster
 from tests.harness.faults import PROMISED, faults
 
@@ -20,7 +20,8 @@ async def test_whatever_is_killed_amid_swaps_every_request_is_answered_and_all_i
     cluster: Cluster,
 ) -> None:
     seed = secrets.randbelow(10**6) + 1
-    print(f"chaos: seed {seed}")
+    namespace = new_namespace()
+    print(f"chaos: in the namespace {namespace} of {cluster.context}, seed {seed}")
     seen: list[str] = []
 
     def tell(run: Run, latest: Round) -> None:
@@ -29,7 +30,7 @@ async def test_whatever_is_killed_amid_swaps_every_request_is_answered_and_all_i
             seen.append(evidence.gather(run.site.world))
 
     drawn = faults(seed, ROUNDS, kinds=PROMISED, longest_pause_seconds=LONGEST_PAUSE_SECONDS)
-    async with installed(cluster) as site:
+    async with installed(cluster, namespace) as site:
         run = await play(site, drawn, tell)
     wrong = [f"round {each.fault.number}: {text}" for each in run.rounds for text in each.wrong()]
     assert not wrong, "\n".join([f"seed {seed}", *wrong, *seen])

@@ -23,6 +23,7 @@ from tests.harness import (
     images,
     kind,
     node_image,
+    stopped,
     tools,
 )
 from tests.harness.errors import HarnessError
@@ -240,7 +241,7 @@ def _specification(cluster: Cluster, image: str) -> str:
 
 
 def _is_well(cluster: Cluster, wanted: str) -> bool:
-    """Tell whether the cluster is the one wanted and serves, starting stopped nodes if so."""
+    """Tell whether the cluster is the one wanted and serves, starting what is stopped if so."""
     states = kind.containers(cluster.name)
     if set(states) != {cluster.control_plane, cluster.worker}:
         return False
@@ -260,6 +261,7 @@ def _is_well(cluster: Cluster, wanted: str) -> bool:
             with step("Start the stopped nodes"):
                 docker.docker("start", cluster.control_plane, cluster.worker)
                 kind.write_kubeconfig(cluster.name, kubeconfig=cluster.kubeconfig)
+        stopped.resume(states)
         _await_ready(cluster, within, since)
     except HarnessError as error:
         note(f"  … the cluster is not well ({str(error).splitlines()[0]}); making it anew")

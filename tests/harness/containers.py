@@ -60,7 +60,11 @@ class Container:
 
     def resume(self) -> None:
         """Let it go on, unless it has ended meanwhile."""
-        self._send("SIGCONT")
+        try:
+            self._send("SIGCONT")
+        except HarnessError:
+            if not self.replaced():
+                raise
 
     def replaced(self) -> bool:
         """Whether what was found has ended: a container that is started again is another one."""
@@ -121,19 +125,3 @@ def restart_kubelet(cluster: Cluster, node: str) -> None:
     """Start a node's kubelet anew; it forgets how often it has started each container."""
     _refuse_foreign(cluster)
     docker.docker("exec", node, "systemctl", "restart", "kubelet")
-
-
-_RESUME: Final = """
-for id in $(ctr --namespace k8s.io tasks list --quiet); do
-  ctr --namespace k8s.io tasks kill --signal SIGCONT "$id" || true
-done
-systemctl start kubelet
-systemctl kill --signal=CONT kubelet
-"""
-
-
-def resume_everything(cluster: Cluster) -> None:
-    """Let go on whatever a run that was killed has left stopped. Harmless to the rest."""
-    _refuse_foreign(cluster)
-    for node in (cluster.control_plane, cluster.worker):
-        docker.docker("exec", node, "sh", "-c", _RESUME)

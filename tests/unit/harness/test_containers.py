@@ -86,6 +86,19 @@ def test_a_kubelet_is_replaced_when_another_one_runs(
     assert found.replaced() is replaced
 
 
+def test_what_has_ended_is_resumed_without_an_error(node: Node) -> None:
+    found = container()
+    node.tasks = {"first": "STOPPED", "second": "RUNNING"}
+    found.resume()
+
+
+def test_what_runs_and_cannot_be_resumed_is_an_error(node: Node) -> None:
+    found = container()
+    node.deaf = True
+    with pytest.raises(HarnessError):
+        found.resume()
+
+
 def test_a_kubelet_that_does_not_run_is_not_found(node: Node) -> None:
     node.kubelet = "MainPID=0\nExecMainStartTimestampMonotonic=100\n"
     with pytest.raises(HarnessError, match="no kubelet runs"):
