@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import pytest
@@ -41,7 +42,12 @@ def requests(world: World) -> Mapping[str, list[audit.Request]]:
     if world.cluster.provider == "existing":
         pytest.skip(f"{world.cluster.context!r} is somebody else's: its audit log is theirs")
     found: dict[str, list[audit.Request]] = {account(world, each): [] for each in PROGRAMS}
-    for request in audit.requests(world.cluster.audit_directory):
+    made = world.cluster.kubectl(
+        *("get", "namespace", world.namespace),
+        "--output=jsonpath={.metadata.creationTimestamp}",
+    )
+    since = datetime.fromisoformat(made)
+    for request in audit.requests(world.cluster.audit_directory, since=since):
         if request.user in found:
             found[request.user].append(request)
     return found

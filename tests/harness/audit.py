@@ -4,18 +4,25 @@ Pure but for reading the log. Which requests should be there is for tests to jud
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from os.path import sameopenfile
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
+from tests.harness.errors import HarnessError
 
 DIRECTORY_IN_NODE: Final = "/var/lib/modelserving-audit"
 """In the control plane: a directory of this machine, so that the log is read without docker."""
 
 _POLICY_FILE: Final = "policy.yaml"
 _LOG_FILE: Final = "audit.log"
+_ROTATED: Final = "audit-*.log"
 
 _MEGABYTES: Final = 100
 _OLD_FILES: Final = 1
@@ -113,16 +120,35 @@ class Request:
         )
 
 
-def requests(directory: Path) -> Iterator[Request]:
+def requests(directory: Path, *, since: datetime) -> Iterator[Request]:
     """Yield every request that the log knows, oldest file first.
 
-    Raises FileNotFoundError when there is no log: no requests would be good news otherwise.
+    Raises FileNotFoundError when there is no log, and HarnessError when some of what was asked
+    after `since` may be in it no more: no requests would be good news otherwise.
     """
-    # Files that were rotated away are called audit-TIME.log: they stand before audit.log.
-    files = [*sorted(directory.glob("audit-*.log")), directory / _LOG_FILE]
-    for file in files:
-        with file.open() as lines:
-            for line in lines:
-                # The last line may be half written.
-                if line.endswith("\n"):
-                    yield Request.parse(json.loads(line))
+    with ExitStack() as opened:
+        # First: if it is rotated away from now on, it is still the one that is read.
+        current = opened.enter_context((directory / _LOG_FILE).open())
+        # Files that were rotated away are called audit-TIME.log.
+        rotated = [opened.enter_context(each.open()) for each in sorted(directory.glob(_ROTATED))]
+        earlier = [each for each in rotated if not sameopenfile(each.fileno(), current.fileno())]
+        events = _events([*earlier, current])
+        first = next(events, None)
+        if len(rotated) >= _OLD_FILES and (first is None or _received(first) > since):
+            raise HarnessError(
+                f"{directory} has lost requests of after {since}: make the cluster anew "
+                "(python -m tests.harness down, then up) and run the tests again"
+            )
+        for event in chain([first] if first else [], events):
+            yield Request.parse(event)
+
+
+def _events(files: Iterable[Iterable[str]]) -> Iterator[Mapping[str, Any]]:
+    for line in chain.from_iterable(files):
+        # The last line may be half written.
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def _received(event: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(event["requestReceivedTimestamp"])

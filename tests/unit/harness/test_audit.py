@@ -1,12 +1,14 @@
 """Reading the API server's audit log."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.harness import audit
+from tests.harness.errors import HarnessError
 
 EVENT: dict[str, Any] = {
     "kind": "Event",
@@ -51,15 +53,46 @@ def test_what_a_permission_lacked_for_is_told_from_what_admission_refused(
     assert audit.Request.parse(EVENT).forbidden is False
 
 
-def test_rotated_files_come_first_and_half_a_line_is_not_read(tmp_path: Path) -> None:
-    def line(verb: str) -> str:
-        return json.dumps({**EVENT, "verb": verb}) + "\n"
+SINCE = datetime(2026, 11, 24, 16, tzinfo=UTC)
 
+
+def line(verb: str, minute: int = 0) -> str:
+    received = f"2026-11-24T16:{minute:02}:30.123456Z"
+    return json.dumps({**EVENT, "verb": verb, "requestReceivedTimestamp": received}) + "\n"
+
+
+def verbs(directory: Path, since: datetime = SINCE) -> list[str]:
+    return [each.verb for each in audit.requests(directory, since=since)]
+
+
+def test_rotated_files_come_first_and_half_a_line_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "audit.log").write_text(line("list") + line("watch")[:40])
     (tmp_path / "audit-2026-11-24T16-00-00.000.log").write_text(line("get"))
-    assert [each.verb for each in audit.requests(tmp_path)] == ["get", "list"]
+    assert verbs(tmp_path, SINCE + timedelta(minutes=1)) == ["get", "list"]
+
+
+def test_a_log_that_may_have_lost_requests_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "audit.log").write_text(line("list", minute=9))
+    assert verbs(tmp_path) == ["list"]
+    (tmp_path / "audit-2026-11-24T16-08-00.000.log").write_text(line("get", minute=5))
+    with pytest.raises(HarnessError, match="lost requests"):
+        verbs(tmp_path)
+
+
+def test_a_log_that_is_rotated_while_it_is_opened_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def glob(directory: Path, pattern: str) -> list[Path]:
+        log.rename(rotated)
+        log.write_text(line("watch"))
+        return [rotated]
+
+    log, rotated = tmp_path / "audit.log", tmp_path / "audit-2026-11-24T16-08-00.000.log"
+    log.write_text(line("get") + line("list"))
+    monkeypatch.setattr(Path, "glob", glob)
+    assert verbs(tmp_path, SINCE + timedelta(minutes=1)) == ["get", "list"]
 
 
 def test_no_log_is_an_error_and_not_good_news(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        list(audit.requests(tmp_path))
+        verbs(tmp_path)
