@@ -73,6 +73,8 @@ async def _run(cluster: Cluster, namespace: str, seed: int, count: int) -> dict[
 
 def end_in_order() -> None:
     """Have SIGTERM do what Ctrl-C does: nothing stays stopped on a node."""
+    # A shell lets what it starts in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
