@@ -56,8 +56,8 @@ def _place(serving: Serving, model: str) -> dict[str, Any]:
         "state": status.state.value,
         "active": serving.endpoint_of(model) is not None,
     }
-    if serving.invalid is not None:
-        place |= {"reason": "InvalidSpec", "message": serving.invalid}
+    if (invalid := serving.invalid or serving.refused) is not None:
+        place |= {"reason": "InvalidSpec", "message": invalid}
     elif status.state is ModelState.FAILED or status.reason:
         place |= {"reason": status.reason, "message": status.message}
     return place
@@ -117,7 +117,7 @@ def _serving(serving: Serving, waiting: Mapping[str, Waiting], now: datetime) ->
         "ready": ready is not None and ready.status.value == "True",
         "reason": None if ready is None else ready.reason,
         "message": None if ready is None else ready.message,
-        "invalid": serving.invalid,
+        "invalid": serving.invalid or serving.refused,
         "last_swap": _last_swap(serving.status.last_swap),
         "models": [
             {

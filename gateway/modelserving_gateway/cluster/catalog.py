@@ -57,6 +57,8 @@ class Serving:
     status: ModelServingStatus
     invalid: str | None
     """Why the spec cannot be followed; None when it can."""
+    refused: str | None
+    """What the operator had against the spec when it looked, which may be a while ago."""
     deleting: bool
     stop_seconds: float
     """From taking its endpoint away until the engine has ended: drain and shutdown budgets."""
@@ -205,7 +207,8 @@ def read_serving(body: Mapping[str, Any]) -> Serving:
         pinned=declared.pinned,
         generation=_whole_number(metadata.get("generation")),
         status=status,
-        invalid=declared.problem or _refused_by_operator(status),
+        invalid=declared.problem,
+        refused=_refused_by_operator(status),
         deleting="deletionTimestamp" in metadata,
         stop_seconds=declared.stop_seconds,
         requesters=frozenset(

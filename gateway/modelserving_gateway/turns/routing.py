@@ -190,6 +190,9 @@ def _problem(serving: Serving, model: str, now: datetime) -> _Problem | None:
         return _Problem(errors.model_serving_deleted(model, serving.name))
     if serving.invalid is not None:
         return _Problem(errors.model_serving_invalid(model, serving.name, serving.invalid))
+    if serving.refused is not None:
+        error = errors.model_serving_invalid(model, serving.name, serving.refused)
+        return _Problem(error, ends_in=math.inf if serving.observed else 0)
     if serving.pinned is not None and serving.pinned != model:
         return _Problem(errors.model_pinned(model, serving.pinned, serving.name))
     status = serving.status.model(model)

@@ -153,14 +153,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], Decision | str]] = {
         served("a"),
     ),
     "refused by the operator": (
-        [
-            serving(
-                "a",
-                X,
-                status=not_ready("InvalidSpec"),
-            )
-        ],
+        [serving("a", X, status=not_ready("InvalidSpec"))],
         "model_serving_invalid",
+    ),
+    "refused by the operator, and repaired since": (
+        [repaired(serving("a", X, status=not_ready("InvalidSpec")))],
+        Hold(None),
     ),
 }
 
