@@ -33,9 +33,9 @@ RENEW_SECONDS: Final = 10.0
 LATENCY_SECONDS: Final = 0.03
 """From a write to the API server until who watches acts on it."""
 ACTIVE_POLL_SECONDS: Final = 5.0
-"""The operator looks at an active engine at least this often (planning.py)."""
+"""The operator looks at an active engine at least this often (actions.py)."""
 DRAIN_POLL_SECONDS: Final = (0.1, 1.0)
-"""The least and the most between looks at a draining engine (planning.py)."""
+"""The least and the most between looks at a draining engine (steps.py)."""
 JITTER: Final = 0.1
 """Each swap takes up to this much more or less than its cost."""
 

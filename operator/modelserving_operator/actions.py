@@ -1,6 +1,6 @@
 """What the operator can do, as data: actions, events and the plan that holds them.
 
-Only types live here. Why an action is planned is in planning; how it is done is in reconciler.
+Only types live here. Why an action is planned is in planning; how it is done is in execution.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,10 @@ from modelserving_operator.decision import Decision
 
 RESYNC_SECONDS: Final = 30.0
 """A safety net under the watches, not what drives us."""
+
+ACTIVE_POLL_SECONDS: Final = 5.0
+"""How often the active engine is looked at when nothing happens, so that we know since when it
+is idle, and a swap away from it need not wait to find out."""
 
 
 @dataclass(frozen=True)
