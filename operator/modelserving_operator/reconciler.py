@@ -8,77 +8,46 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from modelserving_api import InvalidSpecError, ModelServing
 from modelserving_api.resource import parse_status
 from modelserving_api.status import ModelServingStatus, SwapPhase
-from modelserving_operator import conditions, manifests, metrics
-from modelserving_operator.actions import (
-    RESYNC_SECONDS,
-    Action,
-    Announcement,
-    ApplyDeployment,
-    ApplyService,
-    Delete,
-    Plan,
-    Probe,
-    RemoveRequest,
-    ScaleDown,
-    ScaleUp,
-)
-from modelserving_operator.activity import IdleTracker, SilenceTracker
+from modelserving_operator import conditions, execution, metrics
+from modelserving_operator.actions import RESYNC_SECONDS, Announcement, Plan
 from modelserving_operator.cached_serving import CachedServing
 from modelserving_operator.demand import DemandLedger, aggregate
+from modelserving_operator.execution import Execution
 from modelserving_operator.explanations import Explanations
-from modelserving_operator.fights import Fights
-from modelserving_operator.kubernetes_api import KubernetesApiError
-from modelserving_operator.observation import (
-    DeploymentView,
-    EngineActivity,
-    Observation,
-    PodView,
-    ProbeResult,
-)
+from modelserving_operator.memory import Memory
+from modelserving_operator.observation import EngineActivity, Observation
 from modelserving_operator.phases import ended_phase
-from modelserving_operator.planning import engine_to_watch, plan, scale_up_is_safe
-from modelserving_operator.recent_actions import RecentActions
-from modelserving_operator.sight import Objects, Sight, Views
-from modelserving_operator.standing import declared, edited_objects, endpoint_of
-from modelserving_operator.upkeep import undoes
+from modelserving_operator.planning import engine_to_watch, plan
+from modelserving_operator.sight import Objects, Views
+from modelserving_operator.standing import edited_objects, endpoint_of
 
 _log = structlog.get_logger(__name__)
-
-_UNSAFE_PAUSE_SECONDS: Final = 0.25
-"""Until the next try of a scale-up that a fresh list did not allow."""
 
 KubernetesObject = dict[str, Any]
 
 
-class Api(Protocol):
+class Api(execution.Api, Protocol):
     """What the reconciler needs of the Kubernetes API."""
 
     async def serving(self, namespace: str, name: str) -> KubernetesObject | None: ...
-    async def engines(self, kind: str, namespace: str, serving: str) -> list[KubernetesObject]: ...
     async def events_of(self, namespace: str, uid: str) -> list[KubernetesObject]: ...
     async def log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> str: ...
-    async def owner_of(self, kind: str, namespace: str, name: str) -> str | None: ...
-    async def apply(self, manifest: KubernetesObject) -> None: ...
-    async def scale_down(self, namespace: str, deployment: str, replicas: int) -> None: ...
-    async def delete(self, kind: str, namespace: str, name: str) -> None: ...
     async def write_status(
         self, namespace: str, name: str, uid: str, status: KubernetesObject
     ) -> KubernetesObject | None: ...
-    async def remove_request(self, serving: KubernetesObject, requester: str) -> None: ...
 
 
-class Engines(Protocol):
+class Engines(execution.Engines, Protocol):
     """What the reconciler needs of the engines."""
 
     async def activity(self, endpoint: str) -> EngineActivity | None: ...
-    async def probe(self, probe: Probe) -> ProbeResult: ...
 
 
 Announce = Callable[[KubernetesObject, Announcement], None]
@@ -95,21 +64,6 @@ class Report:
     status: ModelServingStatus = field(default_factory=ModelServingStatus)
     demand: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
-
-
-@dataclass
-class _Memory:
-    cached: CachedServing
-    ledger: DemandLedger
-    explanations: Explanations
-    idle: IdleTracker = field(default_factory=IdleTracker)
-    silence: SilenceTracker = field(default_factory=SilenceTracker)
-    probe: ProbeResult | None = None
-    refused: dict[tuple[str, str], str] = field(default_factory=dict)
-    """By model and kind: what the API server said when it refused the object the last time."""
-    recent: RecentActions = field(default_factory=RecentActions)
-    sight: Sight = field(default_factory=Sight)
-    fights: Fights = field(default_factory=Fights)
 
 
 def _bind_swap(status: ModelServingStatus) -> None:
@@ -129,8 +83,9 @@ class Reconciler:
         self._api = api
         self._engines = engines
         self._announce = announce
+        self._execution = Execution(api, engines)
         self._demand_expiry = demand_expiry
-        self._memories: dict[tuple[str, str], _Memory] = {}
+        self._memories: dict[tuple[str, str], Memory] = {}
         self.reports: dict[tuple[str, str], Report] = {}
 
     async def turn(self, namespace: str, name: str, views: Views) -> float | None:
@@ -198,7 +153,7 @@ class Reconciler:
         metrics.show_arbitration(namespace, name, declared_models, oldest, decided.decision)
         return await self._carry_out(body, seen, decided)
 
-    async def _read(self, namespace: str, name: str, told: str | None) -> _Memory | None:
+    async def _read(self, namespace: str, name: str, told: str | None) -> Memory | None:
         """Read the ModelServing, unless what is held is still true as far as one can tell.
 
         Most turns are about its engines, or follow on a status of our own, which the API server
@@ -218,12 +173,12 @@ class Reconciler:
             return None
         if memory is None or memory.cached.uid != body["metadata"]["uid"]:
             ledger, explanations = DemandLedger(self._demand_expiry), Explanations(self._api)
-            memory = _Memory(CachedServing(body, read_at), ledger, explanations)
+            memory = Memory(CachedServing(body, read_at), ledger, explanations)
             self._memories[key] = memory
         memory.cached.hold(body, read_at)
         return memory
 
-    def _memory(self, serving: ModelServing) -> _Memory:
+    def _memory(self, serving: ModelServing) -> Memory:
         return self._memories[serving.namespace, serving.name]
 
     async def _observe(self, serving: ModelServing, views: Views, now: datetime) -> Observation:
@@ -288,24 +243,25 @@ class Reconciler:
 
     async def _carry_out(self, body: KubernetesObject, seen: Observation, decided: Plan) -> float:
         """Write the status first: an intent that is acted on must outlive us (R3)."""
-        serving = seen.serving
-        if not await self._write_status(body, serving.status, decided.status):
+        serving, pause = seen.serving, decided.look_again_seconds
+        before, after = serving.status, decided.status
+        if not await self._write_status(body, before, after):
             return 0.0
-        if (ended := ended_phase(serving.status, decided.status, seen.now)) is not None:
+        if (ended := ended_phase(before, after, seen.now)) is not None:
             _log.info(
                 "phase ended",
                 phase=ended.phase.value,
                 seconds=ended.seconds,
                 next_phase=ended.next_phase.value if ended.next_phase else None,
             )
-        _bind_swap(decided.status)
+        _bind_swap(after)
         for announcement in decided.announcements:
             tell = _log.warning if announcement.type == "Warning" else _log.info
             tell(announcement.message, reason=announcement.reason.value)
             self._announce(body, announcement)
-        pause = decided.look_again_seconds
+        memory = self._memory(serving)
         for action in decided.actions:
-            pause = min(pause, await self._act(body, seen, action))
+            pause = min(pause, await self._execution.carry_out(seen, action, memory))
         return pause
 
     async def _write_status(
@@ -329,92 +285,3 @@ class Reconciler:
         metrics.STATUS_WRITES.labels(namespace, name).inc()
         metrics.record(namespace, name, before, after)
         return True
-
-    async def _act(self, body: KubernetesObject, seen: Observation, action: Action) -> float:
-        """Carry out one action and return after how many seconds its effect should be looked at."""
-        serving = seen.serving
-        memory = self._memory(serving)
-        put_back = undoes(seen, action)
-        if put_back is not None and action not in seen.just_done:
-            memory.fights.note(put_back, seen.now)
-        memory.recent.note(action, seen)
-        match action:
-            case ApplyDeployment(model):
-                return await self._apply_deployment(seen, model, replicas=0)
-            case ApplyService(model):
-                declared_model = declared(seen, model)
-                if declared_model is not None:
-                    service = manifests.service(serving, declared_model)
-                    return await self._apply(seen, model, service)
-            case ScaleDown(deployment, replicas):
-                await self._api.scale_down(serving.namespace, deployment, replicas)
-            case ScaleUp(model):
-                return await self._scale_up(seen, model)
-            case Delete(kind, name):
-                await self._api.delete(kind, serving.namespace, name)
-            case RemoveRequest(requester):
-                memory.cached.doubt()
-                await self._api.remove_request(body, requester)
-            case Probe():
-                self._memory(serving).probe = await self._engines.probe(action)
-                return 0.0
-        return RESYNC_SECONDS
-
-    async def _scale_up(self, seen: Observation, model: str) -> float:
-        """Scale up only on a fresh list: what the watches told may be old by now (R4)."""
-        namespace, name = seen.serving.namespace, seen.serving.name
-        pods = await self._api.engines("Pod", namespace, name)
-        deployments = await self._api.engines("Deployment", namespace, name)
-        safe = scale_up_is_safe(
-            model,
-            [DeploymentView.parse(each) for each in deployments],
-            [PodView.parse(each) for each in pods],
-        )
-        if not safe:
-            return _UNSAFE_PAUSE_SECONDS
-        return await self._apply_deployment(seen, model, replicas=1)
-
-    async def _apply_deployment(self, seen: Observation, model: str, *, replicas: int) -> float:
-        declared_model = declared(seen, model)
-        if declared_model is None:
-            return RESYNC_SECONDS
-        return await self._apply(
-            seen, model, manifests.deployment(seen.serving, declared_model, replicas)
-        )
-
-    async def _apply(self, seen: Observation, model: str, manifest: KubernetesObject) -> float:
-        """Apply an object of a model; a refusal is a finding of the next turn, not the end of this.
-
-        Otherwise one model's bad resources would stop the swaps of all the others.
-        """
-        refused = self._memory(seen.serving).refused
-        key = (model, manifest["kind"])
-        refusal = await self._refusal(seen, model, manifest)
-        if refusal is None:
-            refused.pop(key, None)
-            return RESYNC_SECONDS
-        known = refused.get(key) == refusal
-        refused[key] = refusal
-        return RESYNC_SECONDS if known else 0.0
-
-    async def _refusal(
-        self, seen: Observation, model: str, manifest: KubernetesObject
-    ) -> str | None:
-        """Apply an object; return why that must not or could not be, or None when it was done."""
-        kind, metadata = manifest["kind"], manifest["metadata"]
-        views = seen.deployments if kind == "Deployment" else seen.services
-        if model not in views:
-            # Ours to make, unless someone else has the name: a forced apply would take it over.
-            owner = await self._api.owner_of(kind, metadata["namespace"], metadata["name"])
-            if owner == "":
-                return f"there is a {kind} {metadata['name']} that is not this ModelServing's"
-            if owner is not None and owner != seen.serving.uid:
-                # Of a predecessor with the same name, which is being collected: wait for that.
-                raise KubernetesApiError(f"apply {kind}", 409, f"{metadata['name']} is going")
-        try:
-            await self._api.apply(manifest)
-        except KubernetesApiError as error:
-            if not error.refused:
-                raise
-            return error.message
-        return None
