@@ -3,6 +3,7 @@
 Any of it may be lost at any moment: what must outlive the process is in the status.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from modelserving_operator.activity import IdleTracker, SilenceTracker
@@ -24,6 +25,8 @@ class Memory:
     explanations: Explanations
     idle: IdleTracker = field(default_factory=IdleTracker)
     silence: SilenceTracker = field(default_factory=SilenceTracker)
+    status_written_at: float = -math.inf
+    """By the monotonic clock."""
     probe: ProbeResult | None = None
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """By model and kind: what the API server said when it refused the object the last time."""

@@ -27,6 +27,7 @@ from modelserving_operator.phases import ended_phase
 from modelserving_operator.planning import engine_to_watch, plan
 from modelserving_operator.sight import Objects, Views
 from modelserving_operator.standing import edited_objects, endpoint_of
+from modelserving_operator.status_writes import may_wait_seconds
 
 _log = structlog.get_logger(__name__)
 
@@ -238,6 +239,8 @@ class Reconciler:
         report.status = after = conditions.invalid(
             before, error.problems, metadata.get("generation", 0), now
         )
+        if (wait := self._may_wait(metadata["namespace"], metadata["name"], before, after)) > 0:
+            return wait
         await self._write_status(body, before, after)
         return RESYNC_SECONDS
 
@@ -245,7 +248,9 @@ class Reconciler:
         """Write the status first: an intent that is acted on must outlive us (R3)."""
         serving, pause = seen.serving, decided.look_again_seconds
         before, after = serving.status, decided.status
-        if not await self._write_status(body, before, after):
+        if (wait := self._may_wait(serving.namespace, serving.name, before, after)) > 0:
+            pause = min(pause, wait)
+        elif not await self._write_status(body, before, after):
             return 0.0
         if (ended := ended_phase(before, after, seen.now)) is not None:
             _log.info(
@@ -263,6 +268,12 @@ class Reconciler:
         for action in decided.actions:
             pause = min(pause, await self._execution.carry_out(seen, action, memory))
         return pause
+
+    def _may_wait(
+        self, namespace: str, name: str, before: ModelServingStatus, after: ModelServingStatus
+    ) -> float:
+        last = self._memories[namespace, name].status_written_at
+        return may_wait_seconds(before, after, time.monotonic() - last)
 
     async def _write_status(
         self, body: KubernetesObject, before: ModelServingStatus, after: ModelServingStatus
@@ -282,6 +293,7 @@ class Reconciler:
         if written is None:
             return False
         memory.cached.hold_written(written, written_at)
+        memory.status_written_at = written_at
         metrics.STATUS_WRITES.labels(namespace, name).inc()
         metrics.record(namespace, name, before, after)
         return True

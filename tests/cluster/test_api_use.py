@@ -26,6 +26,10 @@ WRITES_OF_OURS = 20
 """One swap: 2 writes of Deployments, 2 Events, and a status write for each step that a person sees;
 17 were seen. docs/operator.md says the same."""
 
+WRITES_IN_A_CROWD = 24
+"""One swap, and what is written later about generations that only demand has made: at most each 5 s
+while the crowd comes and goes."""
+
 WRITES_IN_ALL = 75
 """One swap, with what gateways, controllers, scheduler and kubelet write about it: the demand, the
 status of two Deployments and two Pods, and their Events; 52 were seen."""
@@ -125,6 +129,27 @@ async def test_at_rest_nothing_is_written(world: World, serving: str) -> None:
     before = await written(world)
     await asyncio.sleep(QUIET_SECONDS)
     assert await written(world) - before == Counter()
+
+
+async def test_a_crowd_adds_little_to_the_writes_of_a_swap(
+    world: World, serving: str, gateway: httpx.AsyncClient, operator: httpx.AsyncClient
+) -> None:
+    active = await until_quiet(world)
+    other = "coder" if active == "mistral" else "mistral"
+    ours_before = await of_ours(operator)
+
+    async with asyncio.TaskGroup() as crowd:
+        asked = []
+        for _ in range(50):
+            asked.append(crowd.create_task(ask(gateway, other, "good day")))
+            # They keep arriving for as long as a swap takes.
+            await asyncio.sleep(0.1)
+    assert all(text_of(each.result()).startswith(other) for each in asked)
+    assert await until_quiet(world) == other
+
+    ours = await of_ours(operator) - ours_before
+    print(f"ours {ours.total()}: {ours}")
+    assert 0 < ours.total() <= WRITES_IN_A_CROWD, ours
 
 
 async def test_a_swap_costs_a_stated_number_of_writes(

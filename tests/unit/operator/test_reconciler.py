@@ -265,6 +265,33 @@ async def test_a_turn_goes_on_with_what_the_last_one_has_written() -> None:
     assert not subject.knows("default", "l4", "edited")
 
 
+async def test_a_crowd_that_arrives_makes_no_write_of_ours_for_each_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    api = RecordedApi(body(defaultModel="ghost"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews("0"))
+    assert api.written == 1
+
+    pauses = []
+    for count in range(4):
+        assert api.body is not None
+        metadata = {**api.body["metadata"], "generation": 4 + count, "resourceVersion": str(count)}
+        api.body = {**api.body, "metadata": metadata}
+        pauses.append(await subject.turn("default", "l4", EmptyViews(str(count))))
+        now += 1
+    assert api.written == 1
+    assert pauses == [5, 4, 3, 2]
+
+    now += 1
+    await subject.turn("default", "l4", EmptyViews("3"))
+    assert api.written == 2
+    assert api.body is not None
+    assert api.body["status"]["observedGeneration"] == 7
+
+
 async def test_an_answer_with_somebody_elses_change_in_it_is_news() -> None:
     api = RecordedApi(body(defaultModel="mistral"))
     subject = reconciler(api)
