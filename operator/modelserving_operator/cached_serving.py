@@ -25,10 +25,26 @@ class CachedServing:
         self.uid: str = body["metadata"]["uid"]
         self._versions: deque[str] = deque(maxlen=_VERSIONS_KNOWN)
         self._doubtful = False
-        self.hold(body, at)
+        self._told: str | None = None
+        self.watch_behind_seconds = 0.0
+        """For how long reads have shown what the watch does not tell, while it told nothing."""
+        self._hold(body, at)
 
-    def hold(self, body: KubernetesObject, at: float) -> None:
-        """Take what a read that began at that time was answered with."""
+    def hold_read(self, body: KubernetesObject, at: float, told: str | None) -> None:
+        """Take what a read that began at that time was answered with.
+
+        `told`: the version that the watch had told of last by then; None if that is not known.
+        """
+        version = body["metadata"].get("resourceVersion", "")
+        if told is not None and told == self._told and told != version:
+            # Not what went by while nobody could read: the watch had the same trouble then.
+            self.watch_behind_seconds += min(at - self._read_at, RESYNC_SECONDS)
+        else:
+            self.watch_behind_seconds = 0.0
+        self._told = told
+        self._hold(body, at)
+
+    def _hold(self, body: KubernetesObject, at: float) -> None:
         self.body, self._read_at, self._doubtful = body, at, False
         self._versions.append(body["metadata"].get("resourceVersion", ""))
 
@@ -39,7 +55,7 @@ class CachedServing:
         watch to wake a turn for it, which then reads.
         """
         if _asked(body) == _asked(self.body):
-            self.hold(body, at)
+            self._hold(body, at)
 
     def doubt(self) -> None:
         """Believe nothing until the next read: we have changed it, or may have, unseen."""

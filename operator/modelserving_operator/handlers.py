@@ -111,14 +111,16 @@ class Operator:
             self.reconciler.forget(*key)
 
     def stalled(self) -> list[str]:
-        """Return the ModelServings that are heard of and not reconciled in time."""
+        """Return the ModelServings that are heard of and not reconciled in time, or not watched."""
         assert self.reconciler is not None  # noqa: S101 - set before anybody can ask
-        return reports.stale(
+        stale = reports.stale(
             self.sighted,
             self.reconciler.reports,
             time.monotonic(),
             self.settings.stale_after_seconds,
         )
+        unwatched = self.reconciler.out_of_sight(self.settings.watch_lost_seconds)
+        return [*stale, *(f"{'/'.join(key)} (its watch is dead)" for key in sorted(unwatched))]
 
     def begin(self, key: Key, views: "IndexedViews") -> None:
         """Begin the loop of a ModelServing, or wake the one there is, unless we wrote this."""

@@ -116,6 +116,14 @@ class Reconciler:
         self.reports.pop((namespace, name), None)
         metrics.forget(namespace, name)
 
+    def out_of_sight(self, after_seconds: float) -> list[tuple[str, str]]:
+        """Return the ModelServings whose watch has not told for so long what reads have shown."""
+        return [
+            key
+            for key, memory in self._memories.items()
+            if memory.cached.watch_behind_seconds > after_seconds
+        ]
+
     def knows(self, namespace: str, name: str, version: str | None) -> bool:
         """Return whether a version of a ModelServing is one that was read or written here."""
         memory = self._memories.get((namespace, name))
@@ -176,7 +184,7 @@ class Reconciler:
             ledger, explanations = DemandLedger(self._demand_expiry), Explanations(self._api)
             memory = Memory(CachedServing(body, read_at), ledger, explanations)
             self._memories[key] = memory
-        memory.cached.hold(body, read_at)
+        memory.cached.hold_read(body, read_at, told)
         return memory
 
     def _memory(self, serving: ModelServing) -> Memory:

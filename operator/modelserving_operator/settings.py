@@ -46,3 +46,11 @@ class Settings(BaseSettings):
         description="A watch that has told nothing for this long is begun anew: it may have"
         " stalled without an error (kopf #585). API servers send a bookmark every minute.",
     )
+
+    @property
+    def watch_lost_seconds(self) -> float:
+        """A watch that has told nothing of what is there for this long does not come back.
+
+        By then it has been ended at least once, by the API server or by us.
+        """
+        return self.watch_seconds * 1.1 + self.watch_silence_seconds

@@ -45,6 +45,30 @@ def test_a_write_without_an_answer_leaves_a_doubt() -> None:
     assert not cached.believable("7", now=101.0)
 
 
+def behind_after(*reads: tuple[float, str, str | None]) -> float:
+    """Return for how long the watch is behind after reads: when, what was read, what it told."""
+    cached = CachedServing(body("7"), at=0.0)
+    for at, version, told in reads:
+        cached.hold_read(body(version), at, told)
+    return cached.watch_behind_seconds
+
+
+def test_a_watch_is_behind_for_as_long_as_reads_show_what_it_does_not_tell() -> None:
+    assert behind_after((10, "8", "7"), (40, "8", "7"), (60, "9", "7")) == 50
+    # One read alone proves nothing: the watch may tell in the same moment.
+    assert behind_after((1000, "8", "7")) == 0
+
+
+def test_a_watch_that_tells_anything_is_not_behind() -> None:
+    assert behind_after((10, "8", "7"), (40, "9", "7"), (70, "9", "8")) == 0
+    assert behind_after((10, "8", "7"), (40, "9", "7"), (70, "9", "9")) == 0
+    assert behind_after((10, "8", None), (40, "9", None)) == 0
+
+
+def test_a_watch_is_not_blamed_for_the_time_that_nobody_could_read() -> None:
+    assert behind_after((10, "8", "7"), (3600, "8", "7")) == RESYNC_SECONDS
+
+
 class Interleavings(RuleBasedStateMachine):
     """An API server, a watch that lags and loses, somebody who edits, and a loop with its copy.
 
@@ -101,7 +125,7 @@ class Interleavings(RuleBasedStateMachine):
     def turn(self) -> None:
         self.woken = False
         if not self.cached.believable(self.told, now=0.0):
-            self.cached.hold(deepcopy(self.server), at=0.0)
+            self.cached.hold_read(deepcopy(self.server), at=0.0, told=self.told)
         self.planned_for = self.cached.body["spec"]["activeModel"]
 
     @invariant()

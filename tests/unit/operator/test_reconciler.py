@@ -11,6 +11,7 @@ import pytest
 
 from modelserving_operator import manifests
 from modelserving_operator.actions import RESYNC_SECONDS, Announcement, Probe
+from modelserving_operator.handlers import Operator
 from modelserving_operator.kubernetes_api import KubernetesApiError
 from modelserving_operator.observation import (
     DeploymentView,
@@ -21,6 +22,7 @@ from modelserving_operator.observation import (
 )
 from modelserving_operator.reconciler import Reconciler
 from modelserving_operator.reports import stale, status_page
+from modelserving_operator.settings import Settings
 from modelserving_operator.sight import Sight
 from tests.unit.operator.world import serving, spec
 
@@ -250,6 +252,30 @@ async def test_what_was_read_is_not_believed_for_ever(monkeypatch: pytest.Monkey
     await subject.turn("default", "l4", EmptyViews("w1"))
 
     assert api.reads == 2
+
+
+async def test_a_model_serving_whose_watch_is_dead_turns_liveness_red(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    api = RecordedApi(body(defaultModel="ghost"))
+    operator = Operator(Settings(namespace="default"))
+    operator.reconciler = subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews("w1"))
+    assert operator.stalled() == []
+
+    # Somebody edits, and the watch does not tell; by then it has been begun anew twice.
+    assert api.body is not None
+    api.body = {**api.body, "metadata": {**api.body["metadata"], "resourceVersion": "edited"}}
+    for _ in range(20):
+        now += RESYNC_SECONDS
+        await subject.turn("default", "l4", EmptyViews("w1"))
+    assert operator.stalled() == ["default/l4 (its watch is dead)"]
+
+    now += RESYNC_SECONDS
+    await subject.turn("default", "l4", EmptyViews("edited"))
+    assert operator.stalled() == []
 
 
 async def test_a_turn_goes_on_with_what_the_last_one_has_written() -> None:
