@@ -56,6 +56,7 @@ FAILURES: Final = {
         "unplaced": Failure("Unschedulable", "Insufficient example.com/nowhere"),
         "weightless": Failure("WeightsMissing", "/mnt/models/not-there is not a directory"),
         "claimless": Failure("WeightsMissing", 'persistentvolumeclaim "not-there" not found'),
+        "thirsty": Failure("HostOutOfMemory", "raise resources.limits.memory"),
         "greedy": Failure("OutOfMemory", "3 times in a row"),
     },
 }
@@ -96,6 +97,7 @@ async def servings(made: Make, sim_image: str) -> None:
             SimModel("unplaced", load_timeout_seconds=5),
             SimModel("weightless"),
             SimModel("claimless"),
+            SimModel("thirsty", env={"SIM_FAULT": "host-oom"}),
             SimModel("greedy", env={"SIM_FAULT": "oom"}),
         ),
     )
@@ -105,6 +107,7 @@ async def servings(made: Make, sim_image: str) -> None:
     named["unplaced"]["engine"] = {"resources": {"requests": nowhere, "limits": nowhere}}
     named["weightless"]["source"] = {"hostPath": {"path": "/mnt/models/not-there"}}
     named["claimless"]["source"] = {"persistentVolumeClaim": {"claimName": "not-there"}}
+    named["thirsty"]["engine"]["resources"] = {"limits": {"memory": "256Mi"}}
     await asyncio.gather(made(engines, gpu=FIRST), made(places, gpu=SECOND))
 
 

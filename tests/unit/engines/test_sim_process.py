@@ -143,6 +143,12 @@ async def test_what_the_operator_asks_tells_an_engine_that_works_from_one_that_c
     assert result.message.startswith(told or "")
 
 
+def test_an_engine_that_takes_memory_of_the_node_leaves_it_some(start: Start) -> None:
+    engine = start("mistral", SIM_FAULT="host-oom")
+    assert engine.exit_code() == 1
+    assert "no memory limit has ended this" in engine.log
+
+
 def test_an_engine_without_weights_says_so_in_vllms_words(start: Start) -> None:
     engine = start("mistral", SIM_FAULT="weights")
     assert engine.exit_code() == 1

@@ -14,6 +14,7 @@ What an engine does is set by environment variables (`behaviour` reads them):
                              end (16)
     SIM_FAULT                crash   exits once it would have loaded, with SIM_EXIT_CODE (1)
                              oom     prints a CUDA out-of-memory traceback then, and exits with 1
+                             host-oom  takes memory of the node then, until its limit ends it
                              hang    never finishes loading
                              empty   serves, but every answer is one token without text
                              garbage serves, but every token is "!", and its probability zero, as of

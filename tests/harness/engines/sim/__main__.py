@@ -84,6 +84,8 @@ def _load(acts: Behaviour) -> None:
         failures.die_without_weights()
     if acts.fault is Fault.OUT_OF_MEMORY:
         failures.die_of_memory()
+    if acts.fault is Fault.OUT_OF_HOST_MEMORY:
+        failures.exceed_memory_limit()
     while acts.fault is Fault.HANG:
         logger.info("hanging")
         signal.pause()

@@ -16,6 +16,7 @@ class Fault(StrEnum):
     NONE = ""
     CRASH = "crash"
     OUT_OF_MEMORY = "oom"
+    OUT_OF_HOST_MEMORY = "host-oom"
     HANG = "hang"
     EMPTY = "empty"
     GARBAGE = "garbage"

@@ -24,6 +24,9 @@ _TRACEBACK = """\
 """
 """Of vLLM's API server, so long that a kubelet, which keeps 2048 bytes, loses the cause above."""
 
+_CHUNK_BYTES = 16 << 20
+_MOST_BYTES = 512 << 20
+"""Where no limit is kept, the machine must not be what ends it."""
 
 NO_WEIGHTS = """\
 (APIServer pid={pid}) pydantic_core._pydantic_core.ValidationError: 1 error for ModelConfig
@@ -43,6 +46,17 @@ def die_without_weights() -> NoReturn:
 def die_of_memory() -> NoReturn:
     """Print the traceback of an engine that finds no free memory on its GPU, and exit with 1."""
     sys.stderr.write(OUT_OF_MEMORY.format(pid=os.getpid(), traceback=_TRACEBACK * 10))
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def exceed_memory_limit() -> NoReturn:
+    """Take memory of the node until the kernel ends this for its container's limit."""
+    taken = [bytearray(_CHUNK_BYTES)]
+    while len(taken) * _CHUNK_BYTES < _MOST_BYTES:
+        # Written to, since the kernel counts no page that was only asked for.
+        taken.append(bytearray(os.urandom(1) * _CHUNK_BYTES))
+    sys.stderr.write(f"no memory limit has ended this at {_MOST_BYTES >> 20} MiB (sim)\n")
     sys.stderr.flush()
     os._exit(1)
 
