@@ -44,13 +44,13 @@ check: venv ## Format, lint, types and layers
 	$(BIN)/lint-imports
 
 .PHONY: test-unit
-test-unit: venv ## The tests that need no cluster (seconds)
-	$(BIN)/pytest tests/unit
+test-unit: venv ## The tests that need no cluster
+	$(BIN)/pytest tests/unit --numprocesses=auto --dist=loadscope
 
 .PHONY: test
-test: check ## All of the tests; makes the cluster, and fails if it cannot
+test: check test-unit ## All of the tests; makes the cluster, and fails if it cannot
 	$(HARNESS) up
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests/cluster tests/chaos
 
 # 0: a random one, which is printed.
 SEED ?= 0

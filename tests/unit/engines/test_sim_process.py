@@ -222,11 +222,15 @@ def test_a_sleeping_engine_leaves_the_gpu_to_another(start: Start, gpu: Path) ->
     assert gpu_lock.violations(gpu) == []
 
 
-@pytest.mark.parametrize(("mode", "ends"), [("abort", "abort"), ("wait", "length")])
-def test_what_runs_is_over_before_the_engine_sleeps(start: Start, mode: str, ends: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "tokens", "ends"), [("abort", 600, "abort"), ("wait", 20, "length")]
+)
+def test_what_runs_is_over_before_the_engine_sleeps(
+    start: Start, mode: str, tokens: int, ends: str
+) -> None:
     engine = start("mistral", VLLM_SERVER_DEV_MODE="1")
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(ask_slowly, engine, 6)
+        running = pool.submit(ask_slowly, engine, tokens)
         eventually(lambda: engine.metric("num_requests_running") == 1)
         assert httpx.post(engine.url + f"/sleep?mode={mode}").status_code == 200
         assert engine.metric("num_requests_running") == 0

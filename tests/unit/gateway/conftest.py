@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import hypothesis
 import pytest_asyncio
 from httpx_aiohttp import HttpxAiohttpClient
 
 from modelserving_gateway.main import Gateway
 from modelserving_gateway.settings import Settings
 from tests.unit.gateway.fakes import Engine, FakeCluster
-
-hypothesis.settings.register_profile("modelserving", deadline=None)
-hypothesis.settings.load_profile("modelserving")
-# A deadline for each example fails on a busy machine, and finds nothing here.
 
 UNLIMITED = httpx.Limits(max_connections=0)
 """What aiohttp takes for no limit; None would be its default, 100."""

@@ -192,4 +192,4 @@ def test_nobody_is_overtaken_by_what_arrives_more_than_the_largest_handicap_late
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLife.settings = settings(max_examples=60, stateful_step_count=40)

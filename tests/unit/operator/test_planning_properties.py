@@ -149,7 +149,6 @@ class Operating(RuleBasedStateMachine):
 Operating.TestCase.settings = settings(
     max_examples=40,
     stateful_step_count=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestOperating = Operating.TestCase
