@@ -41,7 +41,11 @@ _PACKAGES = (
 # Symbols and debug information are half of the size of these programs.
 _LINKER_FLAGS = "-s -w"
 # Part of the cache key: raise it when the steps below change.
-_RECIPE = "1"
+_RECIPE = "2"
+
+_KUBELET = "pkg/kubelet/kubelet.go"
+_COLLECTS_SELDOM = "ContainerGCPeriod = time.Minute"
+_COLLECTS_OFTEN = "ContainerGCPeriod = 5 * time.Second"
 
 # Two cores need 5 minutes alone and 8 beside other work; this is for slower machines.
 _BUILD_SECONDS = 3600
@@ -80,6 +84,7 @@ def _compile(tree: Path, work: Path, log: Path) -> None:
     vendored = tree / "vendor" / _REFLECT2
     shutil.rmtree(vendored)
     shutil.copytree(Path("/usr/share/gocode/src") / _REFLECT2, vendored)
+    _collect_sandboxes_often(tree)
     # The build wants to lie in a GOPATH; a link is enough, as in Debian's own rules.
     link = tree / ".go/src/k8s.io/kubernetes"
     link.parent.mkdir(parents=True)
@@ -102,6 +107,19 @@ def _compile(tree: Path, work: Path, log: Path) -> None:
     pause = tree / "build/pause/linux/pause.c"
     output = tree / "_output/bin/pause"
     run(["gcc", "-Os", "-Wall", "-static", f"-DVERSION={VERSION}", "-o", output, pause])
+
+
+def _collect_sandboxes_often(tree: Path) -> None:
+    """Let no Pod's end take a minute (kubernetes #97288, which later kubelets do not have).
+
+    This kubelet removes a Pod from the API once its sandbox is gone, and the sandbox when its last
+    container is, unless it was still being stopped then: that one waits for the garbage collector.
+    """
+    source = tree / _KUBELET
+    text = source.read_text()
+    if text.count(_COLLECTS_SELDOM) != 1:
+        raise HarnessError(f"{_KUBELET} of Kubernetes {VERSION} is not what it was: see _RECIPE")
+    source.write_text(text.replace(_COLLECTS_SELDOM, _COLLECTS_OFTEN))
 
 
 def _keep(tree: Path, kept: Path, result: Path) -> None:
