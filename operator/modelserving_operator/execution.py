@@ -3,6 +3,7 @@
 No policy here: which action and when is planning's.
 """
 
+import asyncio
 from typing import Any, Final, Protocol
 
 from modelserving_operator import manifests
@@ -86,8 +87,9 @@ class Execution:
     async def _scale_up(self, seen: Observation, model: str, memory: Memory) -> float:
         """Scale up only on a fresh list: what the watches told may be old by now (R4)."""
         namespace, name = seen.serving.namespace, seen.serving.name
-        pods = await self._api.engines("Pod", namespace, name)
-        deployments = await self._api.engines("Deployment", namespace, name)
+        pods, deployments = await asyncio.gather(
+            *(self._api.engines(kind, namespace, name) for kind in ("Pod", "Deployment"))
+        )
         safe = scale_up_is_safe(
             model,
             [DeploymentView.parse(each) for each in deployments],

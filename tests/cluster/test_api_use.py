@@ -22,17 +22,17 @@ NAME = "thrifty"
 
 QUIET_SECONDS = float(os.environ.get("QUIET_SECONDS", "60"))
 
-WRITES_OF_OURS = 20
+WRITES_OF_OURS = 16
 """One swap: 2 writes of Deployments, 2 Events, and a status write for each step that a person sees;
-17 were seen. docs/operator.md says the same."""
+13 were seen. docs/operator.md says the same."""
 
-WRITES_IN_A_CROWD = 24
+WRITES_IN_A_CROWD = 20
 """One swap, and what is written later about generations that only demand has made: at most each 5 s
-while the crowd comes and goes."""
+while the crowd comes and goes; 14 were seen."""
 
-WRITES_IN_ALL = 75
+WRITES_IN_ALL = 60
 """One swap, with what gateways, controllers, scheduler and kubelet write about it: the demand, the
-status of two Deployments and two Pods, and their Events; 52 were seen."""
+status of two Deployments and two Pods, and their Events; 45 were seen."""
 
 _WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
 _RESOURCES = ("modelservings", "deployments", "services", "events", "pods")
