@@ -120,7 +120,7 @@ def _load(seen: Observation, swap: CurrentSwap, target: str) -> Turn:
     """The target's Deployment is up: wait for its Pod, then for one real completion."""
     pod = seen.engine_pod(target)
     model = declared(seen, target)
-    assert model is not None  # noqa: S101 - _go_on superseded a swap to an undeclared model
+    assert model is not None  # noqa: S101 - go_on superseded a swap to an undeclared model
     finding = diagnose(pod, seen.deployments.get(target), _attempt(seen, swap, model), seen.now)
     if finding is not None and finding.fatal:
         return fail(seen, swap, target, finding)
