@@ -43,9 +43,11 @@ check: venv ## Format, lint, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Not by scope or file: those know tests by their names, and of the tests that schemathesis makes of
+# one function, which share a name, they would run one.
 .PHONY: test-unit
 test-unit: venv ## The tests that need no cluster
-	$(BIN)/pytest tests/unit --numprocesses=auto --dist=loadscope
+	$(BIN)/pytest tests/unit --numprocesses=auto --dist=worksteal
 
 .PHONY: test
 test: check test-unit ## All of the tests; makes the cluster, and fails if it cannot
