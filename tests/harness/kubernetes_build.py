@@ -1,6 +1,6 @@
 """Kubernetes for machines without a registry: Debian's source package, built and cached.
 
-Yields static binaries and the pause program. Takes about 5 minutes on 2 cores, once.
+Yields static binaries and the pause program. Takes about 8 minutes on 2 cores, once.
 """
 
 import os
@@ -47,7 +47,7 @@ _KUBELET = "pkg/kubelet/kubelet.go"
 _COLLECTS_SELDOM = "ContainerGCPeriod = time.Minute"
 _COLLECTS_OFTEN = "ContainerGCPeriod = 5 * time.Second"
 
-# Two cores need 5 minutes alone and 8 beside other work; this is for slower machines.
+# Two cores need 5 to 8 minutes alone and more beside other work; this is for slower machines.
 _BUILD_SECONDS = 3600
 
 
@@ -55,7 +55,7 @@ def binaries() -> Path:
     """Return a directory with PROGRAMS and `pause`, building them if need be.
 
     The key is the recipe and the upstream version, not Debian's revision: a security update
-    of the package does not by itself cost everybody five minutes. Its revision is kept in
+    of the package does not by itself cost everybody a build. Its revision is kept in
     the file `revision` beside the programs.
     """
     home = cache_directory("kubernetes")
@@ -72,7 +72,7 @@ def binaries() -> Path:
                 suite = debian.Suite(debian.RELEASE)
                 suite.update()
                 tree = suite.source_tree("kubernetes", work)
-            with step(f"Build Kubernetes {VERSION} (about 5 minutes, once)"):
+            with step(f"Build Kubernetes {VERSION} (about 8 minutes, once)"):
                 _compile(tree, work, home / "build.log")
             _keep(tree, work / "kept", result)
     return result
