@@ -9,6 +9,10 @@ cluster_network=${POD_SUBNET:-10.244.0.0/16} # kind's default podSubnet
 
 until [ -s "$kubeconfig" ]; do sleep 0.2; done
 
+# What is sent to a Pod that is gone is refused. By the default route it would leave the cluster, and
+# whoever is at that address outside would answer.
+ip route replace unreachable "$cluster_network"
+
 write_configuration() {
   local subnet=$1
   mkdir -p "$(dirname "$configuration")"
