@@ -52,7 +52,7 @@ test-unit: venv ## The tests that need no cluster
 .PHONY: test
 test: check test-unit ## All of the tests; makes the cluster, and fails if it cannot
 	$(HARNESS) up
-	$(BIN)/pytest tests/cluster tests/chaos
+	$(BIN)/pytest tests/chaos tests/cluster --durations=10
 
 # 0: a random one, which is printed.
 SEED ?= 0
