@@ -185,6 +185,16 @@ def is_serving(serving: Object, model: str) -> bool:
     )
 
 
+def is_at_rest(serving: Object, model: str | None = None) -> bool:
+    """Whether the model, or any, serves, nobody waits, and the operator has seen the spec."""
+    status = serving.get("status", {})
+    return (
+        is_serving(serving, model or status.get("activeModel", "?"))
+        and not serving["spec"].get("requests")
+        and status["observedGeneration"] == serving["metadata"]["generation"]
+    )
+
+
 def model_status(serving: Object, name: str) -> Object:
     """Return the status of one model; empty when it was never written."""
     models = serving.get("status", {}).get("models", [])

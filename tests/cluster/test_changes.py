@@ -28,6 +28,7 @@ from tests.cluster.kubernetes import (
     SERVINGS,
     Object,
     World,
+    is_at_rest,
     is_serving,
     model_status,
 )
@@ -161,11 +162,7 @@ async def until_at_rest(world: World, name: str, model: str) -> Object:
     """Wait until a model serves, nothing goes on, and the operator has seen the spec."""
     return await world.until_serving(
         name,
-        lambda each: (
-            is_serving(each, model)
-            and not each["spec"].get("requests")
-            and each["status"]["observedGeneration"] == each["metadata"]["generation"]
-        ),
+        lambda each: is_at_rest(each, model),
         what=f"{name} serves {model}, and nothing goes on",
         within=SWAP_SECONDS,
     )

@@ -22,6 +22,7 @@ from tests.cluster.kubernetes import (
     SERVINGS,
     World,
     condition,
+    is_at_rest,
     is_serving,
     model_status,
 )
@@ -83,7 +84,7 @@ async def until_at_rest(world: World, name: str, model: str) -> None:
     """Wait until a model serves and nobody waits."""
     await world.until_serving(
         name,
-        lambda each: is_serving(each, model) and not each["spec"].get("requests"),
+        lambda each: is_at_rest(each, model),
         what=f"{name} serves {model}",
         within=SWAP_SECONDS,
     )

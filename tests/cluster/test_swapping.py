@@ -18,6 +18,7 @@ from tests.cluster.kubernetes import (
     SERVINGS,
     World,
     condition,
+    is_at_rest,
     is_serving,
     model_status,
 )
@@ -50,10 +51,7 @@ async def until_at_rest(world: World) -> dict[str, Any]:
     """Wait until nobody asks for anything and nothing is going on."""
     return await world.until_serving(
         NAME,
-        lambda each: (
-            is_serving(each, each.get("status", {}).get("activeModel", "?"))
-            and not each["spec"].get("requests")
-        ),
+        is_at_rest,
         what="nothing is going on",
         within=SWAP_SECONDS,
     )
