@@ -247,16 +247,15 @@ class Reconciler:
         report.status = after = conditions.invalid(
             before, error.problems, metadata.get("generation", 0), now
         )
-        if (wait := self._may_wait(metadata["namespace"], metadata["name"], before, after)) > 0:
-            return wait
         await self._write_status(body, before, after)
         return RESYNC_SECONDS
 
     async def _carry_out(self, body: KubernetesObject, seen: Observation, decided: Plan) -> float:
         """Write the status first: an intent that is acted on must outlive us (R3)."""
-        serving, pause = seen.serving, decided.look_again_seconds
-        before, after = serving.status, decided.status
-        if (wait := self._may_wait(serving.namespace, serving.name, before, after)) > 0:
+        pause, memory = decided.look_again_seconds, self._memory(seen.serving)
+        before, after = seen.serving.status, decided.status
+        since_last_write = time.monotonic() - memory.status_written_at
+        if (wait := may_wait_seconds(before, after, since_last_write)) > 0:
             pause = min(pause, wait)
         elif not await self._write_status(body, before, after):
             return 0.0
@@ -272,16 +271,9 @@ class Reconciler:
             tell = _log.warning if announcement.type == "Warning" else _log.info
             tell(announcement.message, reason=announcement.reason.value)
             self._announce(body, announcement)
-        memory = self._memory(serving)
         for action in decided.actions:
             pause = min(pause, await self._execution.carry_out(seen, action, memory))
         return pause
-
-    def _may_wait(
-        self, namespace: str, name: str, before: ModelServingStatus, after: ModelServingStatus
-    ) -> float:
-        last = self._memories[namespace, name].status_written_at
-        return may_wait_seconds(before, after, time.monotonic() - last)
 
     async def _write_status(
         self, body: KubernetesObject, before: ModelServingStatus, after: ModelServingStatus

@@ -296,7 +296,7 @@ async def test_a_crowd_that_arrives_makes_no_write_of_ours_for_each_of_its_own(
 ) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    api = RecordedApi(body(defaultModel="ghost"))
+    api = RecordedApi(body())
     subject = reconciler(api)
     await subject.turn("default", "l4", EmptyViews("0"))
     assert api.written == 1
@@ -316,6 +316,18 @@ async def test_a_crowd_that_arrives_makes_no_write_of_ours_for_each_of_its_own(
     assert api.written == 2
     assert api.body is not None
     assert api.body["status"]["observedGeneration"] == 7
+
+
+async def test_a_new_spec_that_is_still_refused_is_told_of_at_once() -> None:
+    api = RecordedApi(body(defaultModel="ghost"))
+    subject = reconciler(api)
+    await subject.turn("default", "l4", EmptyViews("0"))
+    assert api.body is not None
+    api.body = {**api.body, "metadata": {**api.body["metadata"], "generation": 4}}
+
+    await subject.turn("default", "l4", EmptyViews("1"))
+
+    assert api.body["status"]["observedGeneration"] == 4
 
 
 async def test_an_answer_with_somebody_elses_change_in_it_is_news() -> None:

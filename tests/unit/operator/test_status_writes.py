@@ -1,5 +1,7 @@
 """How long a new status may be kept back: not at all, but for one that is new by its number."""
 
+from datetime import datetime
+
 import pytest
 
 from modelserving_api.status import ModelServingStatus, ModelState, ModelStatus
@@ -9,11 +11,14 @@ from tests.unit.operator.world import START, serving, spec
 
 
 def status(
-    generation: int, *, state: ModelState = ModelState.READY, told: str = "serves"
+    generation: int,
+    *,
+    state: ModelState = ModelState.READY,
+    retry: datetime | None = None,
+    told: str = "serves",
 ) -> ModelServingStatus:
-    bare = ModelServingStatus(
-        observed_generation=generation, models=[ModelStatus(name="mistral", state=state)]
-    )
+    model = ModelStatus(name="mistral", state=state, next_retry_time=retry)
+    bare = ModelServingStatus(observed_generation=generation, models=[model])
     seen = serving(spec()).model_copy(update={"generation": generation})
     return with_conditions(bare, seen, Telling(decision=told), START)
 
@@ -35,7 +40,10 @@ def test_a_status_may_wait(
     assert may_wait_seconds(status(1), after, since_last_write) == seconds
 
 
-def test_gateways_hear_at_once_whether_a_new_spec_repaired_a_failed_model() -> None:
-    before, after = status(1, state=ModelState.FAILED), status(2, state=ModelState.FAILED)
+@pytest.mark.parametrize(("retry", "seconds"), [(None, 0.0), (START, 4.0)])
+def test_gateways_hear_at_once_whether_a_new_spec_repaired_what_had_failed_for_good(
+    retry: datetime | None, seconds: float
+) -> None:
+    before, after = (status(each, state=ModelState.FAILED, retry=retry) for each in (1, 2))
 
-    assert may_wait_seconds(before, after, since_last_write=1.0) == 0.0
+    assert may_wait_seconds(before, after, since_last_write=1.0) == seconds
