@@ -120,7 +120,10 @@ class Operator:
             self.settings.stale_after_seconds,
         )
         unwatched = self.reconciler.out_of_sight(self.settings.watch_lost_seconds)
-        return [*stale, *(f"{'/'.join(key)} (its watch is dead)" for key in sorted(unwatched))]
+        return [
+            *(f"{name} (not reconciled in time)" for name in stale),
+            *(f"{'/'.join(key)} (its watch is dead)" for key in sorted(unwatched)),
+        ]
 
     def begin(self, key: Key, views: "IndexedViews") -> None:
         """Begin the loop of a ModelServing, or wake the one there is, unless we wrote this."""

@@ -1,4 +1,4 @@
-"""Ends the process when it sits: its event loop is blocked, or a ModelServing is not reconciled.
+"""Ends the process when it sits: its event loop is blocked, or a ModelServing has stalled.
 
 Liveness asks from outside and needs a loop that answers; this looks from inside. What is stale is
 told by whoever counts; here is only what follows from it.
@@ -20,7 +20,7 @@ _LAST_GRACE_SECONDS: Final = 20.0
 
 
 class StalledError(Exception):
-    """ModelServings have not been reconciled for so long that only a restart can help."""
+    """ModelServings are not reconciled, or not watched, for so long that only a restart helps."""
 
 
 async def watch(
@@ -49,7 +49,7 @@ async def watch(
         expect_end()
         raise
     expect_end()
-    fail(StalledError(f"not reconciled in time: {', '.join(found)}"))
+    fail(StalledError(f"stalled: {', '.join(found)}"))
 
 
 def expect_end() -> None:
