@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.cluster.conftest import Make, apply, ready_pods, remove
 from tests.cluster.kubernetes import EVENTS, NODES, PODS, World, condition, is_serving
-from tests.harness import docker
+from tests.harness import deploy, docker
 from tests.harness.containers import Container
 from tests.harness.servings import SimModel, sim_modelserving
 
@@ -24,8 +24,8 @@ MOVING: Final = "moving"
 
 NODES_OF_MOVING: Final = ("departing", "arriving")
 
-_POOL: Final = "modelserving.dev/moving"
-"""A label of those nodes, and a taint that keeps everything else off them."""
+_POOL: Final = deploy.DECLARED_NODE_LABEL
+"""Also a taint, which keeps everything else off those nodes."""
 
 SILENCE_SECONDS: Final = 120
 """The node controller gives a kubelet 40 s, and the operator an engine 30 s."""
@@ -86,7 +86,7 @@ async def add_node(world: World, name: str) -> None:
 
 
 async def delete_nodes(world: World) -> None:
-    await world.kubectl("delete", "node", *NODES_OF_MOVING, "--ignore-not-found")
+    await world.kubectl("delete", "nodes", f"--selector={_POOL}")
 
 
 async def until_bound(world: World) -> dict[str, Any]:
@@ -97,7 +97,6 @@ async def until_bound(world: World) -> dict[str, Any]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def departed(world: World, sim_image: str) -> AsyncIterator[None]:
     """A ModelServing whose node is deleted while its engine loads."""
-    await delete_nodes(world)  # a killed run may have left them
     manifest = sim_modelserving(MOVING, image=sim_image, models=(SimModel("mistral"),))
     (model,) = manifest["spec"]["models"]
     model["loadTimeoutSeconds"] = 600
@@ -106,13 +105,15 @@ async def departed(world: World, sim_image: str) -> AsyncIterator[None]:
         "tolerations": [{"key": _POOL, "operator": "Exists", "effect": "NoSchedule"}],
     }
     departing, _ = NODES_OF_MOVING
-    await add_node(world, departing)
-    await apply(world, manifest)
-    await until_bound(world)
-    await delete_nodes(world)
-    yield
-    await remove(world, MOVING)
-    await delete_nodes(world)
+    try:
+        await add_node(world, departing)
+        await apply(world, manifest)
+        await until_bound(world)
+        await delete_nodes(world)
+        yield
+    finally:
+        await remove(world, MOVING)
+        await delete_nodes(world)
 
 
 async def start_kubelet(node: str) -> None:

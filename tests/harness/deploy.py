@@ -30,6 +30,10 @@ PROGRAMS: Final = ("operator", "gateway")
 HARNESS_LABEL: Final = "modelserving.dev/harness"
 """On every namespace that the harness made: it may be removed by the harness, too."""
 
+DECLARED_NODE_LABEL: Final = "modelserving.dev/declared-node"
+"""On Nodes without a machine, which a test makes. A Pod that is bound to one never ends while the
+Node is there, so what a killed run has left of them goes before anything is waited for."""
+
 _ROLLOUT_SECONDS: Final = 180
 """Two Pods of 300 MB images on two busy cores; usually 5 s."""
 
@@ -200,6 +204,7 @@ def remove_namespaces(cluster: Cluster, namespaces: Iterable[str], *, wait: bool
 
     With `wait` nothing of them is left at all; without it, gateways may still be finishing.
     """
+    cluster.kubectl("delete", "nodes", f"--selector={DECLARED_NODE_LABEL}", timeout=90)
     for namespace in namespaces:
         with step(f"Remove the namespace {namespace}"):
             _remove_servings(cluster, namespace)
