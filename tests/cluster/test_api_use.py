@@ -5,6 +5,7 @@ QUIET_SECONDS makes the quiet time longer (`make quiet`: ten minutes).
 """
 
 import asyncio
+import itertools
 import os
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ import pytest_asyncio
 
 from tests.cluster.asking import ask, text_of
 from tests.cluster.conftest import Make
-from tests.cluster.kubernetes import World, is_serving
+from tests.cluster.kubernetes import World, is_at_rest
 from tests.harness.servings import SimModel, sim_modelserving
 
 NAME = "thrifty"
@@ -99,10 +100,7 @@ async def until_quiet(world: World) -> str:
     )
     at_rest = await world.until_serving(
         NAME,
-        lambda each: (
-            is_serving(each, each.get("status", {}).get("activeModel", "?"))
-            and not each["spec"].get("requests")
-        ),
+        is_at_rest,
         what="nothing is going on",
         within=150,
     )
@@ -132,7 +130,7 @@ async def test_at_rest_nothing_is_written(world: World, serving: str) -> None:
 
 
 async def test_a_crowd_adds_little_to_the_writes_of_a_swap(
-    world: World, serving: str, gateway: httpx.AsyncClient, operator: httpx.AsyncClient
+    world: World, serving: str, gateways: list[httpx.AsyncClient], operator: httpx.AsyncClient
 ) -> None:
     active = await until_quiet(world)
     other = "coder" if active == "mistral" else "mistral"
@@ -140,7 +138,7 @@ async def test_a_crowd_adds_little_to_the_writes_of_a_swap(
 
     async with asyncio.TaskGroup() as crowd:
         asked = []
-        for _ in range(50):
+        for _, gateway in zip(range(50), itertools.cycle(gateways), strict=False):
             asked.append(crowd.create_task(ask(gateway, other, "good day")))
             # They keep arriving for as long as a swap takes.
             await asyncio.sleep(0.1)
