@@ -34,8 +34,8 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what goes into swap.json.
 
     `added_s` is how much more the median swap of ours spends on its own parts than the one by hand,
-    whose own parts are the calls themselves and one completion. The kubelet takes 7 s, and now and
-    then a minute, to remove a Pod: that scatter is in `ratio`, and not in `added_s`.
+    whose own parts are the calls themselves and one completion. The kubelet takes 2 to 11 s to
+    remove a Pod: that scatter is in `ratio`, and not in `added_s`.
     """
     ours = [row for row in rows if row.way == "request"]
     floor = [row for row in rows if row.way == "hand"]

@@ -1,6 +1,6 @@
 """The worker's GPUs, lent to one ModelServing after the other. Judges nothing: the locks do.
 
-An old kubelet may need half a minute to let go of a Pod. With two GPUs nobody waits for that: the
+The kubelet may need ten seconds to let go of a Pod. With two GPUs nobody waits for that: the
 next ModelServing gets the other one, and a GPU is only lent again when its last engine is gone.
 """
 

@@ -15,7 +15,7 @@ from tests.harness.servings import SimModel, sim_modelserving
 
 NAME: Final = "handled"
 BACK_SECONDS: Final = 150
-"""A swap of the model to itself; an old kubelet may need a minute to remove the Pod."""
+"""A swap of the model to itself, of 10 s here; a slow machine must not fail the test."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -27,8 +27,7 @@ from tests.harness.servings import SimModel, sim_modelserving
 NAME = "l4"
 ALIAS = "mistralai/Mistral-7B-Instruct-v0.3"
 SWAP_SECONDS = 150
-"""A swap takes 9 s here. An old kubelet may need a minute to let go of a Pod, and a slow machine
-must not fail the test."""
+"""A swap takes 9 s here; a slow machine must not fail the test."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
