@@ -5,7 +5,7 @@ is no default model, and no node fits, so what is measured is the operator and n
 
 - first start: from the wish for a Pod until every ModelServing has been reconciled, with a
   Deployment and a Service made for each model
-- restart: the same when all of that is there already
+- restart: the same when all of that is there already, and Kubernetes is done with it
 - memory: of the process and of its container, after that
 - at rest: its CPU time, its reads and its writes in a minute in which nothing happens
 - reaction: from a pin (spec.activeModel) on one ModelServing until a watch tells of its swap
@@ -45,6 +45,7 @@ WRITE_VERBS: Final = frozenset({"create", "patch", "apply", "delete"})
 
 _SERVINGS: Final = "/apis/modelserving.dev/v1alpha1/namespaces/{}/modelservings"
 _DEPLOYMENTS: Final = "/apis/apps/v1/namespaces/{}/deployments"
+_REPLICASETS: Final = "/apis/apps/v1/namespaces/{}/replicasets"
 _PODS: Final = "/api/v1/namespaces/{}/pods"
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _MERGE: Final = {"Content-Type": "application/merge-patch+json"}
@@ -110,16 +111,25 @@ class Bench:
 
     def made(self, deployments: int) -> None:
         """Wait until there are so many Deployments."""
+        self._until_there(_DEPLOYMENTS, deployments)
 
+    def digested(self, deployments: int) -> None:
+        """Wait until Kubernetes' own controllers have made what they make of so many Deployments.
+
+        Until then the operator's own Deployment waits behind all of them for its Pod.
+        """
+        self._until_there(_REPLICASETS, deployments)
+
+    def _until_there(self, path: str, count: int) -> None:
         def done() -> bool:
             listed = self._http.get(
-                _DEPLOYMENTS.format(self._namespace),
+                path.format(self._namespace),
                 params={"labelSelector": "modelserving.dev/serving"},
                 headers={"Accept": _METADATA_ONLY},
             )
-            return len(listed.json()["items"]) >= deployments
+            return len(listed.json()["items"]) >= count
 
-        self._until(done, f"{deployments} Deployments are there", pause=1.0)
+        self._until(done, f"there are {count} {path.rpartition('/')[2]}", pause=1.0)
 
     def page(self, path: str) -> httpx.Response:
         """Ask the operator's own page, through the API server."""
@@ -281,6 +291,8 @@ def measure(
                 bench.make(names)
             with step("First start"):
                 first = _seconds(bench.start, lambda: _all_made(bench, count))
+            with step("Wait for Kubernetes' own controllers"):
+                bench.digested(count * len(MODELS))
             bench.stop()
             with step("Restart"):
                 again = _seconds(bench.start, lambda: bench.reconciled(count))
